@@ -1,0 +1,1 @@
+"""That a link was followed, on its way to be counted."""

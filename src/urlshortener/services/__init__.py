@@ -1,0 +1,1 @@
+"""The processes: they join the rooms and open the doors."""

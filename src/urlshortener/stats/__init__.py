@@ -1,0 +1,1 @@
+"""How often, when and by whom: where counts are kept."""

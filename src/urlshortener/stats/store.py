@@ -1,0 +1,73 @@
+"""Where accesses are counted: the promises."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from urlshortener.events.event import AccessEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a batch: each event was either counted now or had been counted before."""
+
+    counted: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStats:
+    """How often, when and by whom a link was followed."""
+
+    code: str
+    access_count: int  # everybody, bots included
+    bots: int
+    visitors: int  # sum of each UTC day's distinct visitors, error at most 2 %
+    last_accessed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatsPage:
+    items: Sequence[LinkStats]
+    total: int  # of all counted codes
+
+
+class StatsStore(Protocol):
+    """Counts. tests/stats/test_stats_store.py holds every store to these sentences.
+
+    Every call ends within a few seconds; a store that cannot be reached is StoreUnavailable.
+    """
+
+    async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
+        """Count each event id once, however often it comes, in whatever order. Atomic: all of the batch, or nothing.
+
+        StoreUnavailable leaves the outcome open: the caller brings the same events again.
+        Epochs are remembered for 14 days after their last event, foreign event ids for 24 hours.
+        """
+        ...
+
+    async def of(self, code: str) -> LinkStats | None:
+        """None: never followed. Costs the same after ten years."""
+        ...
+
+    async def top(self, limit: int, offset: int) -> StatsPage:
+        """Most followed first; equal ones by code."""
+        ...
+
+    async def quarters(self, code: str, start: datetime, end: datetime) -> Mapping[int, int]:
+        """Accesses in [start, end) by quarter of an hour: number of the quarter since 1970 -> count; 0 is left out.
+
+        A quarter is the finest that any time zone's hours and days need (+05:45). Kept for `retention`.
+        """
+        ...
+
+    async def tidy(self, now: datetime) -> None:
+        """Close days that are over, forget what is past its retention. Called every few minutes, by every replica."""
+        ...
+
+    async def ping(self) -> None:
+        """Return if it answers now; raise StoreUnavailable if not."""
+        ...
+
+    async def close(self) -> None: ...

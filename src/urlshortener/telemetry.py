@@ -1,0 +1,78 @@
+"""Set-up of metrics, logs and traces, and every name that they use.
+
+No metric, log event or span is named anywhere else. Labels have few values: never a code, an address or a user agent.
+"""
+
+import logging
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LONG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    return Counter(name, meaning, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    return Gauge(name, meaning, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+    return Histogram(name, meaning, labels, registry=REGISTRY, buckets=buckets)
+
+
+# doors
+REQUESTS = _counter("http_requests_total", "Requests answered.", "service", "route", "method", "status")
+REQUEST_SECONDS = _histogram("http_request_duration_seconds", "Time to answer a request.", "service", "route")
+READY = _gauge("service_ready", "1 while the service says it is ready.", "service")
+
+# links
+REDIRECTS = _counter("redirects_total", "Redirects by how they ended: found, gone, unknown, unavailable.", "outcome")
+CACHE_LOOKUPS = _counter(
+    "link_cache_lookups_total", "Lookups of links by what the cache held: fresh, expired, absent.", "held"
+)
+CACHE_BYTES = _gauge("link_cache_bytes", "Estimated memory of remembered links.")
+CACHE_LINKS = _gauge("link_cache_links", "Remembered links.")
+STALE_SERVED = _counter(
+    "link_stale_served_total", "Redirects from what was last known, because no database answered in time."
+)
+LISTENER_CONNECTED = _gauge("link_listener_connected", "1 while notifications of changed links flow.")
+LOOKUP_SECONDS = _histogram("link_lookup_duration_seconds", "Time of one batched lookup.", "source")
+DATABASE_RETRIES = _counter(
+    "database_retries_total", "Statements tried again after a failover or a lost connection.", "reason"
+)
+CREATES_UNKNOWN = _counter(
+    "link_creates_unknown_total", "Creates answered 503 because their outcome was not known in time."
+)
+
+# events
+SPOOL_BYTES = _gauge("spool_bytes", "Bytes of events on disk that are not confirmed yet, adopted ones included.")
+SPOOL_OLDEST_SECONDS = _gauge("spool_oldest_event_age_seconds", "Age of the oldest event that is not confirmed yet.")
+EVENTS_SPOOLED = _counter("events_spooled_total", "Events written to the spool.")
+EVENTS_UNSPOOLED = _counter(
+    "events_unspooled_total",
+    "Events that no disk could take (full, or over SPOOL_MAX_BYTES): redirected, not counted.",
+)
+SPOOL_TORN = _counter("spool_torn_frames_total", "Torn or damaged ends of spool files that were cut.")
+EPOCHS_ADOPTED = _counter("spool_epochs_adopted_total", "Spools of dead processes that this one took over.")
+EVENTS_CONFIRMED = _counter("events_confirmed_total", "Events that the broker confirmed.")
+CONFIRM_SECONDS = _histogram("event_confirm_duration_seconds", "Time from sending a message to the broker's confirm.")
+BROKER_CONNECTED = _gauge("broker_connected", "1 while connected to a broker.", "role")
+BROKER_BLOCKED = _gauge("broker_blocked", "1 while the broker takes nothing (memory or disk alarm).")
+BROKER_CONNECTS = _counter("broker_connects_total", "Connections made to a broker, the first included.", "role")
+DEAD_LETTERS = _counter("dead_letters_total", "Messages set aside because they are not access events.")
+
+# stats
+EVENTS_COUNTED = _counter("events_counted_total", "Events counted for the first time.")
+EVENTS_DUPLICATE = _counter("events_duplicate_total", "Events delivered again and not counted again.")
+EVENT_AGE_SECONDS = _histogram(
+    "event_age_when_counted_seconds", "Age of an event when it is counted: freshness.", buckets=_LONG_SECONDS
+)
+STATS_FAILOVERS = _counter("stats_failovers_total", "Times the counts moved to another Redis process.")
+STATS_AVAILABLE = _gauge("stats_available", "1 while the store of counts answers.")
+
+LOG = logging.getLogger("urlshortener")
