@@ -1,0 +1,32 @@
+"""Short codes: how they are drawn, and which ones a caller may choose."""
+
+import re
+import secrets
+import string
+
+from urlshortener.errors import InvalidCode
+
+DRAWN_LENGTH = 8  # 47.6 bits: with a hundred million links, one guess in two million meets one
+
+_LETTERS = string.ascii_letters + string.digits
+_CHOSEN = re.compile(r"[A-Za-z0-9_-]{3,64}", re.ASCII)
+
+# Every first path segment that the services use themselves: a link there could never be followed.
+RESERVED = frozenset(
+    ("api", "docs", "favicon.ico", "health", "login", "logout", "metrics", "openapi.json")
+    + ("ready", "redoc", "robots.txt", "static")
+)
+
+
+def draw() -> str:
+    """A code that nobody can guess. It may be taken or reserved as any other: the store draws again."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(DRAWN_LENGTH))
+
+
+def check_chosen(code: str) -> str:
+    """The code, if a caller may choose it; else InvalidCode."""
+    if not _CHOSEN.fullmatch(code):
+        raise InvalidCode("A code has 3 to 64 of the characters A-Z, a-z, 0-9, - and _.")
+    if code.lower() in RESERVED:
+        raise InvalidCode(f"The code {code} is kept for the service itself.")
+    return code

@@ -1,0 +1,72 @@
+"""Targets: the addresses that links stand for, read and written as a browser would."""
+
+import re
+
+import ada_url
+
+from urlshortener.errors import InvalidUrl
+
+LONGEST_TARGET_BYTES = 2048
+
+_SAFE_LOCATION = re.compile(r"https?://[\x21-\x7e]+")
+_SCHEMES = ("http:", "https:")
+_LONGEST_HOST = 253
+_LONGEST_LABEL = 63
+
+
+def normalised(text: str) -> str:
+    """The address as a browser would go to it, in printable ASCII; InvalidUrl says what is wrong with it.
+
+    The parser is the browsers' own (WHATWG). It forgives what must not be forgiven here: it strips tabs and line
+    ends, and takes a backslash for a slash. So the text is looked at before it is parsed.
+    """
+    _check_text(text)
+    try:
+        url = ada_url.URL(text)
+    except ValueError:
+        raise InvalidUrl("This is not an address that a browser could go to.") from None
+    if url.protocol not in _SCHEMES:
+        raise InvalidUrl("Only addresses that begin with http:// or https:// can be shortened.")
+    if url.username or url.password:
+        raise InvalidUrl("An address with a user name or password in it cannot be shortened.")
+    if url.host_type == ada_url.HostType.DEFAULT:
+        _check_name(url.hostname)
+    href: str = url.href
+    if len(href) > LONGEST_TARGET_BYTES:
+        raise InvalidUrl(f"Written as browsers send it, the address is longer than {LONGEST_TARGET_BYTES:,} bytes.")
+    if not is_safe_location(href):
+        raise InvalidUrl("This is not an address that a browser could go to.")
+    return href
+
+
+def is_safe_location(text: str) -> bool:
+    """Whether it may stand in a Location header: asked of whatever a database holds, rows older than our rules too."""
+    return len(text) <= LONGEST_TARGET_BYTES and _SAFE_LOCATION.fullmatch(text) is not None
+
+
+def _check_text(text: str) -> None:
+    if not text:
+        raise InvalidUrl("The address is empty.")
+    try:
+        size_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidUrl("The address holds half a character (a lone surrogate).") from None
+    if size_bytes > LONGEST_TARGET_BYTES:
+        raise InvalidUrl(f"The address is longer than {LONGEST_TARGET_BYTES:,} bytes.")
+    if any(character.isspace() for character in text):
+        raise InvalidUrl("The address holds a blank or a line end.")
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in text):
+        raise InvalidUrl("The address holds a control character.")
+    if "\\" in text:
+        raise InvalidUrl("The address holds a backslash.")
+
+
+def _check_name(host: str) -> None:
+    """A name that can be found on the internet, or localhost; numbers were taken for addresses by the parser."""
+    labels = host.removesuffix(".").split(".")
+    if labels == ["localhost"]:
+        return
+    if len(host) > _LONGEST_HOST or not all(0 < len(label) <= _LONGEST_LABEL for label in labels):
+        raise InvalidUrl("The address has no host that could exist.")
+    if len(labels) < 2:
+        raise InvalidUrl("The host of the address is not a whole name: it has no dot.")
