@@ -1,0 +1,63 @@
+"""Real servers for every test that asks for one.
+
+Shared ones are started by the first test that asks, and serve the whole run: a test takes a fresh database or virtual
+host of its own on them, and must not break them. The ones named `own_…` are for one test alone, which may.
+Everything is gone when the run ends, however it ends.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.backends.postgresql import Postgresql, PostgresqlPair
+from tests.backends.server import ServerMissing
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    """Skip a test whose server this machine does not have; in CI that is a failure: there, nothing goes untested."""
+    try:
+        yield
+    except ServerMissing as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"A server that the tests need is missing: {missing}", pytrace=False)
+        pytest.skip(f"needs a server: {missing}")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """A PostgreSQL for everybody; take a `database` on it."""
+    with _installed(), Postgresql(durable=False) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def database(postgresql: Postgresql) -> str:
+    """The name of a fresh, empty database on `postgresql`."""
+    return postgresql.fresh_database()
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[Postgresql]:
+    with _installed(), Postgresql("own-postgresql") as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def postgresql_pair() -> Iterator[PostgresqlPair]:
+    """A primary and its streaming replica, for one test alone."""
+    with _installed(), PostgresqlPair() as pair:
+        pair.start()
+        yield pair
+
+
+@pytest.fixture
+def synchronous_postgresql_pair() -> Iterator[PostgresqlPair]:
+    """The same; a commit is answered when the replica has it."""
+    with _installed(), PostgresqlPair(synchronous=True) as pair:
+        pair.start()
+        yield pair
