@@ -1,0 +1,5 @@
+"""`python -m urlshortener` is `urlshortener`."""
+
+from urlshortener.cli import main
+
+main()

@@ -1,0 +1,176 @@
+"""A process from start to exit: its doors, its signals, its last seconds.
+
+uvicorn serves the doors, but does not own the process: it would raise SIGTERM again after a clean stop, and two of its
+servers in one loop would overwrite each other's signal handlers. So signals, order and exit code are decided here.
+
+    start       doors open, /ready says no → the service comes up → /ready says yes
+    SIGTERM     /ready says no; wait DRAIN_DELAY, so that proxies look elsewhere; close the doors, finish the
+                requests; let the service finish (send what it holds); exit 0
+    a second    the same without waiting
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import uvicorn
+
+from urlshortener.errors import WrongSetting
+from urlshortener.services.http import Readiness
+from urlshortener.services.protocol import LimitedProtocol
+from urlshortener.telemetry import LOG
+
+_BACKLOG = 2048
+_IDLE_SECONDS = 75  # above the 60 s that nginx keeps an idle upstream connection, so that it is never us who reset it
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A listening socket, and the ASGI application behind it. `stays_open` until the very end: probes and metrics."""
+
+    socket: socket.socket
+    app: Any
+    stays_open: bool = False
+
+    @property
+    def url(self) -> str:
+        host, port = self.socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """A socket that listens from now on; WrongSetting if it cannot."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise WrongSetting(f"{setting}: cannot listen on {host} port {port} ({error.strerror or error}).") from None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its hands on the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(door: Door) -> _Server:
+    config = uvicorn.Config(
+        door.app,
+        http=LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level=logging.ERROR,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whom to believe is a setting of ours
+        timeout_keep_alive=_IDLE_SECONDS,
+        backlog=_BACKLOG,
+    )
+    return _Server(config)
+
+
+class _Signals:
+    """What the outside asks of the process: `once` set by the first SIGTERM or SIGINT, `twice` by the second."""
+
+    def __init__(self) -> None:
+        self.once = asyncio.Event()
+        self.twice = asyncio.Event()
+
+    def came(self) -> None:
+        (self.twice if self.once.is_set() else self.once).set()
+
+
+@contextlib.asynccontextmanager
+async def _served(doors: Sequence[Door]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """The doors are open within; on leaving, requests under way are finished (bounded by whoever cancels this)."""
+    servers = [_server(door) for door in doors]
+    tasks = [
+        asyncio.create_task(server.serve(sockets=[door.socket])) for server, door in zip(servers, doors, strict=True)
+    ]
+    try:
+        yield tasks
+    finally:
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def serve(
+    doors: Sequence[Door],
+    service: AbstractAsyncContextManager[Sequence[asyncio.Task[Any]]],
+    readiness: Readiness,
+    *,
+    drain_delay: timedelta,
+    stop_timeout: timedelta,
+) -> int:
+    """Run until a signal; return the process' exit code.
+
+    Entering `service` brings it up, and gives the tasks whose end would be a defect; leaving it finishes its work.
+    """
+    signals = _Signals()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.came)
+    staying = [door for door in doors if door.stays_open]
+    closing = [door for door in doors if not door.stays_open]
+    code = 0
+    async with _served(staying), contextlib.AsyncExitStack() as stack:
+        served = _served(closing)
+        tasks = await served.__aenter__()
+        try:
+            entered = await _or_signal(stack.enter_async_context(service), signals)
+            if entered is not None:
+                readiness.ready()
+                LOG.info("ready", extra={"doors": [door.url for door in doors]})
+                code = await _until_asked(signals, [*tasks, *entered])
+        finally:
+            readiness.draining()
+            LOG.info("draining", extra={"delay_seconds": drain_delay.total_seconds()})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(signals.twice.wait(), drain_delay.total_seconds())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(stop_timeout.total_seconds() / 2):
+                    await served.__aexit__(None, None, None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(stop_timeout.total_seconds() / 2):
+                await stack.aclose()
+    LOG.info("stopped", extra={"exit_code": code})
+    return code
+
+
+async def _or_signal(coming: Any, signals: _Signals) -> Any:
+    """What comes, or None if a signal came first."""
+    task = asyncio.ensure_future(coming)
+    asked = asyncio.create_task(signals.once.wait())
+    try:
+        await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
+    finally:
+        asked.cancel()
+
+
+async def _until_asked(signals: _Signals, tasks: Sequence[asyncio.Task[Any]]) -> int:
+    asked = asyncio.create_task(signals.once.wait())
+    try:
+        ended, _ = await asyncio.wait({asked, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+    if asked in ended:
+        return 0
+    for task in ended:
+        LOG.error("task_ended", exc_info=task.exception(), extra={"task": task.get_name()})
+    return 1
