@@ -1,0 +1,413 @@
+"""Counts in a SQLite file of their own: one writer, readers that never wait for it, durable before `record` returns."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from urlshortener.errors import StoreUnavailable, WrongSetting
+from urlshortener.events.event import AccessEvent, EventId
+from urlshortener.stats.access import (
+    DAYS_OPEN,
+    EPOCHS_KEPT,
+    FOREIGN_IDS_KEPT,
+    Access,
+    access_of,
+    day_of,
+    instant,
+    microseconds,
+    quarters_between,
+)
+from urlshortener.stats.store import LinkStats, Recorded, StatsPage
+
+Answer = TypeVar("Answer")
+
+_LOCK_SECONDS = 2.0  # how long to wait for another process that writes to the file
+_CALL_SECONDS = 5.0
+_READERS = 2
+_WAL_PAGES = 8192  # 32 MiB of log between checkpoints: a page that many batches touch is copied back once
+
+# user_version is the layout's number, and behind it in three digits the oldest layout whose code can work with it. A
+# later layout that only adds keeps these, so that a rollback finds a file it can use.
+_LAYOUT = 1
+_SCHEMA = """
+BEGIN IMMEDIATE;
+
+CREATE TABLE links (
+    code TEXT PRIMARY KEY,
+    access_count INTEGER NOT NULL,
+    bots INTEGER NOT NULL,
+    visitors INTEGER NOT NULL,  -- grows with each row that is new in the table visitors
+    last_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX most_followed ON links (access_count DESC, code);
+
+-- By day first: what is written now lies together, and what is past its retention is one stretch.
+CREATE TABLE quarters (
+    day INTEGER, code TEXT, quarter INTEGER, access_count INTEGER NOT NULL,
+    PRIMARY KEY (day, code, quarter)
+) WITHOUT ROWID;
+CREATE TABLE visitors (
+    day INTEGER, code TEXT, visitor INTEGER,
+    PRIMARY KEY (day, code, visitor)
+) WITHOUT ROWID;
+
+-- Which events were counted: a bit for each number of an epoch. A block without bits is counted completely.
+CREATE TABLE epochs (id INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL UNIQUE, last_us INTEGER NOT NULL);
+CREATE INDEX epochs_by_age ON epochs (last_us);
+CREATE TABLE blocks (epoch_id INTEGER, block INTEGER, bits BLOB, PRIMARY KEY (epoch_id, block)) WITHOUT ROWID;
+CREATE TABLE foreign_ids (id TEXT PRIMARY KEY, counted_us INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX foreign_ids_by_age ON foreign_ids (counted_us);
+
+CREATE TABLE summary (total INTEGER NOT NULL, first_open_day INTEGER NOT NULL);
+INSERT INTO summary VALUES (0, 0);
+
+PRAGMA user_version = 1001;
+COMMIT;
+"""
+
+# A batch goes through one temporary table, so that each thing that is counted is one statement. Many small
+# statements would cost little alone, but each gives the interpreter lock away and has to win it back from a
+# process that is busy answering visitors.
+_FRESH_TABLE = """
+CREATE TEMPORARY TABLE fresh (
+    code TEXT, quarter INTEGER, day INTEGER, at_us INTEGER, bot INTEGER, visitor INTEGER
+)
+"""
+_FILL_FRESH = """
+INSERT INTO fresh
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
+FROM json_each(?)
+"""
+_COUNT_FRESH = (
+    """
+    UPDATE summary SET total = total + (
+        SELECT count(DISTINCT code) FROM fresh WHERE NOT EXISTS (SELECT 1 FROM links WHERE links.code = fresh.code)
+    )
+    """,
+    """
+    INSERT INTO links (code, access_count, bots, visitors, last_us)
+    SELECT code, count(*), sum(bot), sum(visitor IS NOT NULL AND NOT EXISTS (
+               SELECT 1 FROM visitors AS known
+               WHERE known.day = fresh.day AND known.code = fresh.code AND known.visitor = fresh.visitor
+           )), max(at_us)
+    FROM fresh WHERE true GROUP BY code
+    ON CONFLICT (code) DO UPDATE SET
+        access_count = access_count + excluded.access_count, bots = bots + excluded.bots,
+        visitors = visitors + excluded.visitors, last_us = max(last_us, excluded.last_us)
+    """,
+    "INSERT OR IGNORE INTO visitors SELECT day, code, visitor FROM fresh WHERE visitor IS NOT NULL ORDER BY 1, 2, 3",
+    """
+    INSERT INTO quarters (day, code, quarter, access_count)
+    SELECT day, code, quarter, count(*) FROM fresh WHERE true GROUP BY day, code, quarter
+    ON CONFLICT (day, code, quarter) DO UPDATE SET access_count = access_count + excluded.access_count
+    """,
+    "DELETE FROM fresh",
+)
+
+_COLUMNS = "code, access_count, bots, visitors, last_us"
+_OF = f"SELECT {_COLUMNS} FROM links WHERE code = ?"  # noqa: S608
+_TOP = f"""
+SELECT {_COLUMNS} FROM links
+JOIN (SELECT code FROM links ORDER BY access_count DESC, code LIMIT ? OFFSET ?) USING (code)
+ORDER BY access_count DESC, code
+"""  # noqa: S608
+_QUARTERS = """
+WITH RECURSIVE days (day) AS (
+    SELECT max(?, (SELECT min(day) FROM quarters)) UNION ALL
+    SELECT day + 1 FROM days WHERE day < min(?, (SELECT max(day) FROM quarters))
+)
+SELECT quarter, access_count FROM days JOIN quarters USING (day) WHERE code = ? AND quarter >= ? AND quarter < ?
+"""
+
+_STEP_ROWS = 2_000  # some milliseconds in which nothing else is written
+_STEP_EPOCHS = 20
+_MOST_STEPS = 25  # of one kind in one call of tidy
+
+
+class SqliteStats:
+    """A StatsStore in the file at `path`, which is made if there is none. The file belongs to one process.
+
+    Writing has one thread with the one connection that writes; what is asked has others, and sees the last commit.
+    Raises WrongSetting if the file is something else, or from a version that this one cannot work with.
+    """
+
+    def __init__(
+        self, path: Path, *, retention: timedelta, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._retention = retention
+        self._clock = clock
+        self._writer, self._readers = _open(path)
+        self._free_readers: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        for reader in self._readers:
+            self._free_readers.put(reader)
+        self._writing = ThreadPoolExecutor(1, "stats-writer")
+        self._reading = ThreadPoolExecutor(_READERS, "stats-reader")
+
+    async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
+        return await self._write(lambda connection: _record(connection, batch, self._clock()))
+
+    async def of(self, code: str) -> LinkStats | None:
+        rows = await self._read(_OF, code)
+        return _link_stats(*rows[0]) if rows else None
+
+    async def top(self, limit: int, offset: int) -> StatsPage:
+        return await self._ask(lambda connection: _page(connection, limit, offset))
+
+    async def quarters(self, code: str, start: datetime, end: datetime) -> Mapping[int, int]:
+        wanted = quarters_between(start, end)
+        if not wanted:
+            return {}
+        rows = await self._read(_QUARTERS, day_of(start), day_of(end), code, wanted.start, wanted.stop)
+        return dict(rows)
+
+    async def tidy(self, now: datetime) -> None:
+        first_open_day = day_of(now - DAYS_OPEN)
+        await self._write(lambda connection: _close_days(connection, first_open_day))
+        await self._in_steps(_forget_visitors, first_open_day)
+        await self._in_steps(_forget_quarters, day_of(now - self._retention))
+        await self._in_steps(_forget_foreign_ids, microseconds(now - FOREIGN_IDS_KEPT))
+        await self._in_steps(_forget_epochs, microseconds(now - EPOCHS_KEPT))
+
+    async def ping(self) -> None:
+        await self._read("SELECT total FROM summary")
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        for executor in (self._reading, self._writing):
+            executor.shutdown()
+        for connection in (*self._readers, self._writer):  # the writer last: it empties the log into the file
+            connection.close()
+
+    async def _in_steps(self, forget: Callable[[sqlite3.Connection, int], bool], before: int) -> None:
+        """Short transactions, so that events are counted in between; what is left waits for the next call."""
+        for _ in range(_MOST_STEPS):
+            if not await self._write(lambda connection: forget(connection, before)):
+                return
+
+    async def _write(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Do the work in one transaction. It ends by itself, whatever becomes of the caller."""
+        return await _within_limit(self._writing, lambda: _transaction(self._writer, work))
+
+    async def _read(self, query: str, *values: object) -> list[Any]:
+        return await self._ask(lambda connection: connection.execute(query, values).fetchall())
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        return await _within_limit(self._reading, lambda: self._with_reader(question))
+
+    def _with_reader(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        connection = self._free_readers.get_nowait()  # as many as threads
+        try:
+            return question(connection)
+        finally:
+            self._free_readers.put(connection)
+
+
+async def _within_limit(executor: ThreadPoolExecutor, work: Callable[[], Answer]) -> Answer:
+    try:
+        async with asyncio.timeout(_CALL_SECONDS):
+            return await asyncio.get_running_loop().run_in_executor(executor, work)
+    except (sqlite3.Error, TimeoutError) as error:
+        raise StoreUnavailable("The counts cannot be reached.") from error
+
+
+# ---- opening
+
+
+def _open(path: Path) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
+    try:
+        writer = _connect(path, "synchronous = FULL", f"wal_autocheckpoint = {_WAL_PAGES}", "temp_store = MEMORY")
+        _agree_on_layout(writer, path)
+        writer.execute(_FRESH_TABLE)
+        return writer, [_connect(path, "query_only = ON") for _ in range(_READERS)]
+    except sqlite3.Error as error:
+        raise WrongSetting(f"STATS_URL: {path} cannot be opened as a SQLite file of counts.") from error
+
+
+def _connect(path: Path, *pragmas: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode = WAL", *pragmas):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _agree_on_layout(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        if connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+            raise WrongSetting(f"STATS_URL: {path} holds something else than counts; name a file of its own.")
+        connection.executescript(_SCHEMA)
+    elif version % 1000 > _LAYOUT:
+        raise WrongSetting(f"STATS_URL: {path} was written by a newer version, which this one cannot work with.")
+
+
+# ---- counting
+
+
+def _transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+    """All of the work, durably, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        answer = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # some failures have rolled back already
+            connection.execute("ROLLBACK")
+        raise
+    return answer
+
+
+def _record(connection: sqlite3.Connection, batch: Sequence[AccessEvent], now: datetime) -> Recorded:
+    accesses = [access_of(event) for event in batch]
+    now_us = microseconds(now)
+    fresh = [
+        *_fresh_by_number(connection, accesses, now_us),
+        *_fresh_by_foreign_id(connection, accesses, now_us),
+    ]
+    if fresh:
+        _count(connection, fresh)
+    return Recorded(counted=len(fresh), duplicates=len(batch) - len(fresh))
+
+
+def _count(connection: sqlite3.Connection, fresh: Sequence[Access]) -> None:
+    (first_open_day,) = connection.execute("SELECT first_open_day FROM summary").fetchone()
+    connection.execute(_FILL_FRESH, (json.dumps(list(_rows(fresh, first_open_day))),))
+    for statement in _COUNT_FRESH:
+        connection.execute(statement)
+
+
+def _rows(fresh: Iterable[Access], first_open_day: int) -> Iterable[tuple[str, int, int, int, bool, int | None]]:
+    """What goes into the table `fresh`: a visitor stands in the first row of his day and link only."""
+    met: set[tuple[int, str, bytes]] = set()
+    for access in fresh:
+        visitor, day = access.visitor, access.day
+        if visitor is not None and (day < first_open_day or (day, access.code, visitor) in met):
+            visitor = None
+        if visitor is not None:
+            met.add((day, access.code, visitor))
+        yield access.code, access.quarter, day, access.at_us, access.bot, _as_integer(visitor)
+
+
+def _as_integer(visitor: bytes | None) -> int | None:
+    return None if visitor is None else int.from_bytes(visitor, "big", signed=True)
+
+
+# ---- once each
+
+_BLOCK_BITS = 4096  # a short row for each write, and 25 bytes for each 4,096 events that are done with
+_FULL = b"\xff" * (_BLOCK_BITS // 8)
+
+
+def _fresh_by_number(connection: sqlite3.Connection, accesses: Sequence[Access], now_us: int) -> list[Access]:
+    """Those with an EventId whose bit is not set, which this sets."""
+    blocks: dict[tuple[str, int], list[tuple[int, Access]]] = {}
+    for access in accesses:
+        if isinstance(access.id, EventId):
+            block, bit = divmod(access.id.seq, _BLOCK_BITS)
+            blocks.setdefault((access.id.epoch, block), []).append((bit, access))
+    epoch_ids = {epoch: _epoch_id(connection, epoch, now_us) for epoch in {epoch for epoch, _ in blocks}}
+    fresh: list[Access] = []
+    for (epoch, block), numbered in blocks.items():
+        fresh += _fresh_of_block(connection, epoch_ids[epoch], block, numbered)
+    return fresh
+
+
+def _epoch_id(connection: sqlite3.Connection, epoch: str, now_us: int) -> int:
+    connection.execute(
+        "INSERT INTO epochs (epoch, last_us) VALUES (?, ?)"
+        " ON CONFLICT (epoch) DO UPDATE SET last_us = excluded.last_us",
+        (epoch, now_us),
+    )
+    (epoch_id,) = connection.execute("SELECT id FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
+    return int(epoch_id)
+
+
+def _fresh_of_block(
+    connection: sqlite3.Connection, epoch_id: int, block: int, numbered: Sequence[tuple[int, Access]]
+) -> list[Access]:
+    row = connection.execute("SELECT bits FROM blocks WHERE epoch_id = ? AND block = ?", (epoch_id, block)).fetchone()
+    if row == (None,):
+        return []
+    bits = bytearray(row[0] if row else len(_FULL))
+    fresh = []
+    for bit, access in numbered:
+        byte, mask = bit >> 3, 1 << (bit & 7)
+        if not bits[byte] & mask:
+            bits[byte] |= mask
+            fresh.append(access)
+    if fresh:
+        kept = None if bits == _FULL else bytes(bits)
+        connection.execute("REPLACE INTO blocks (epoch_id, block, bits) VALUES (?, ?, ?)", (epoch_id, block, kept))
+    return fresh
+
+
+def _fresh_by_foreign_id(connection: sqlite3.Connection, accesses: Sequence[Access], now_us: int) -> list[Access]:
+    """Those with a publisher's own id that is not remembered, which this remembers."""
+    foreign = {access.id: access for access in accesses if isinstance(access.id, str)}
+    if not foreign:
+        return []
+    ids = json.dumps(list(foreign))
+    known = connection.execute("SELECT id FROM foreign_ids WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+    for (known_id,) in known.fetchall():
+        del foreign[known_id]
+    connection.execute(
+        "INSERT OR IGNORE INTO foreign_ids SELECT value, ? FROM json_each(?)", (now_us, json.dumps(list(foreign)))
+    )
+    return list(foreign.values())
+
+
+# ---- showing
+
+
+def _link_stats(code: str, access_count: int, bots: int, visitors: int, last_us: int) -> LinkStats:
+    return LinkStats(code, access_count, bots, visitors, instant(last_us))
+
+
+def _page(connection: sqlite3.Connection, limit: int, offset: int) -> StatsPage:
+    rows = connection.execute(_TOP, (limit, offset)).fetchall()
+    (total,) = connection.execute("SELECT total FROM summary").fetchone()
+    return StatsPage([_link_stats(*row) for row in rows], total)
+
+
+# ---- forgetting: each step is short, and True while it may not have been the last
+
+
+def _close_days(connection: sqlite3.Connection, first_open_day: int) -> None:
+    """From now on visitors of earlier days are not counted, so that those who were need not be remembered."""
+    connection.execute(
+        "UPDATE summary SET first_open_day = ? WHERE first_open_day < ?", (first_open_day, first_open_day)
+    )
+
+
+def _forget_visitors(connection: sqlite3.Connection, first_open_day: int) -> bool:
+    return _delete_some(connection, "visitors", "(day, code, visitor)", "day < ?", first_open_day)
+
+
+def _forget_quarters(connection: sqlite3.Connection, first_kept_day: int) -> bool:
+    return _delete_some(connection, "quarters", "(day, code, quarter)", "day < ?", first_kept_day)
+
+
+def _forget_foreign_ids(connection: sqlite3.Connection, before_us: int) -> bool:
+    return _delete_some(connection, "foreign_ids", "id", "counted_us < ?", before_us)
+
+
+def _forget_epochs(connection: sqlite3.Connection, before_us: int) -> bool:
+    """Whole epochs, so that one that comes back after all is either known completely or not at all."""
+    old = connection.execute("SELECT id FROM epochs WHERE last_us < ? LIMIT ?", (before_us, _STEP_EPOCHS)).fetchall()
+    connection.executemany("DELETE FROM blocks WHERE epoch_id = ?", old)
+    connection.executemany("DELETE FROM epochs WHERE id = ?", old)
+    return len(old) == _STEP_EPOCHS
+
+
+def _delete_some(connection: sqlite3.Connection, table: str, key: str, condition: str, before: int) -> bool:
+    some = f"SELECT {key.strip('()')} FROM {table} WHERE {condition} LIMIT {_STEP_ROWS}"  # noqa: S608
+    return connection.execute(f"DELETE FROM {table} WHERE {key} IN ({some})", (before,)).rowcount == _STEP_ROWS  # noqa: S608
