@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.backends.postgresql import Postgresql, PostgresqlPair
+from tests.backends.redis import Redis, RedisSentinel
 from tests.backends.server import ServerMissing
 
 
@@ -61,3 +62,39 @@ def synchronous_postgresql_pair() -> Iterator[PostgresqlPair]:
     with _installed(), PostgresqlPair(synchronous=True) as pair:
         pair.start()
         yield pair
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """A Redis for everybody; take a `redis_database` on it. Function libraries are shared by all databases."""
+    with _installed(), Redis() as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def redis_database(redis_server: Redis) -> int:
+    """The number of an empty database on `redis_server`."""
+    return redis_server.fresh_database()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Redis]:
+    with _installed(), Redis("own-redis") as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[RedisSentinel]:
+    """A master, two replicas and three Sentinels for everybody, on which nothing is broken."""
+    with _installed(), RedisSentinel() as group:
+        group.start()
+        yield group
+
+
+@pytest.fixture
+def own_redis_sentinel() -> Iterator[RedisSentinel]:
+    with _installed(), RedisSentinel() as group:
+        group.start()
+        yield group

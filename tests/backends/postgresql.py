@@ -64,8 +64,8 @@ class Postgresql(Server):
         return [str(self._programs / "postgres"), "-D", str(self.data), *options]
 
     def _answers(self) -> bool:
-        ask: list[str | Path] = [self._programs / "pg_isready", "-q", "-h", self.host, "-p", str(self.port), "-t", "1"]
-        return subprocess.run(ask, check=False).returncode == 0
+        how = f"-q -t 1 -h {self.host} -p {self.port}".split()
+        return subprocess.run([self._programs / "pg_isready", *how], check=False).returncode == 0
 
     def start(self) -> None:
         if not any(self.data.iterdir()):
@@ -74,17 +74,8 @@ class Postgresql(Server):
 
     def initialise(self) -> None:
         """Make an empty server with the role `app`. `start` does it by a copy of one that was made before."""
-        initdb: list[str | Path] = [
-            self._programs / "initdb",
-            "-D",
-            self.data,
-            "-U",
-            "postgres",
-            "--no-sync",
-            "-E",
-            "UTF8",
-        ]
-        self._run(*initdb, "--locale=C", "--auth=reject")
+        how = ["-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C", "--auth=reject"]
+        self._run(self._programs / "initdb", *how, "-D", self.data)
         role = f"CREATE ROLE app LOGIN REPLICATION IN ROLE pg_signal_backend PASSWORD '{self.password}'"
         self._run(self._programs / "postgres", "--single", "-F", "-D", self.data, "postgres", stdin=role)
         with (self.data / "postgresql.conf").open("a") as configuration:
@@ -94,18 +85,8 @@ class Postgresql(Server):
     def run_sql(self, *statements: str, database: str = "postgres") -> str:
         """Run statements, one after the other, as the superuser; the rows of the last one as text."""
         commands = [part for statement in statements for part in ("-c", statement)]
-        psql: list[str | Path] = [
-            self._programs / "psql",
-            "-X",
-            "-q",
-            "-A",
-            "-t",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            "postgres",
-        ]
-        return self._run(*psql, "-h", self._sockets, "-p", str(self.port), "-d", database, *commands, limit_seconds=20)
+        how = f"-XqAt -v ON_ERROR_STOP=1 -U postgres -p {self.port} -d {database}".split()
+        return self._run(self._programs / "psql", *how, "-h", self._sockets, *commands, limit_seconds=20)
 
     def fresh_database(self) -> str:
         """The name of a new, empty database that belongs to `app`."""
@@ -119,15 +100,8 @@ class Postgresql(Server):
 
     def copy_from(self, primary: "Postgresql") -> None:
         """Take a base backup of a primary, to start as its streaming replica."""
-        backup: list[str | Path] = [
-            self._programs / "pg_basebackup",
-            "-D",
-            self.data,
-            "--write-recovery-conf",
-            "--checkpoint=fast",
-        ]
-        source = ["-d", primary.conninfo(f"{self.name}")]
-        self._run(*backup, "--no-sync", *source)
+        how = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        self._run(self._programs / "pg_basebackup", *how, "-D", self.data, "-d", primary.conninfo(self.name))
 
     def follow(self, primary: "Postgresql") -> None:
         """Make it, while it is stopped, a replica of a primary that has all that this one has."""
