@@ -9,13 +9,16 @@ from urlshortener.errors import InvalidCode
 DRAWN_LENGTH = 8  # 47.6 bits: with a hundred million links, one guess in two million meets one
 
 _LETTERS = string.ascii_letters + string.digits
-_CHOSEN = re.compile(r"[A-Za-z0-9_-]{3,64}", re.ASCII)
+_CHOSEN = re.compile(r"[A-Za-z0-9_-]{3,64}")
+_POSSIBLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 # Every first path segment that the services use themselves: a link there could never be followed.
-RESERVED = frozenset(
-    ("api", "docs", "favicon.ico", "health", "login", "logout", "metrics", "openapi.json")
-    + ("ready", "redoc", "robots.txt", "static")
-)
+# fmt: off
+RESERVED = frozenset({
+    "api", "docs", "favicon.ico", "health", "login", "logout",
+    "metrics", "openapi.json", "ready", "redoc", "robots.txt", "static",
+})
+# fmt: on
 
 
 def draw() -> str:
@@ -30,3 +33,8 @@ def check_chosen(code: str) -> str:
     if code.lower() in RESERVED:
         raise InvalidCode(f"The code {code} is kept for the service itself.")
     return code
+
+
+def could_be_a_link(code: str) -> bool:
+    """Whether any link may have this code: what cannot is not worth a query, and no database has to swallow it."""
+    return _POSSIBLE.fullmatch(code) is not None

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from urlshortener.errors import CodeTaken, KeyReused
+from urlshortener.errors import Refused
 from urlshortener.links.link import Change, Draft, Link
 
 
@@ -34,19 +34,23 @@ class LinkStore(Protocol):
     same Draft, as often as it likes, and gets the same link.
     """
 
-    async def add_many(self, drafts: Sequence[Draft]) -> list[Link | CodeTaken | KeyReused]:
+    async def add_many(self, drafts: Sequence[Draft]) -> list[Link | Refused]:
         """Keep new links in one transaction; answer for each draft, in their order.
 
-        One draft's refusal never fails another. A draft with an idempotency key that was used within 30 days gives
-        the link of then as it is now (deleted ones too), or KeyReused for another body; only a success uses a key
-        up. Two drafts of one batch with one key or one code are as if they had come one after the other. A drawn
-        code that is taken is drawn again. An answer is durable on the primary and, where the database replicates
-        synchronously, on a standby: a repeated draft writes again, so that this holds for it too.
+        One draft's refusal (CodeTaken, KeyReused, or whatever else no database would keep) never fails another. A
+        draft with an idempotency key that was used within 30 days gives the link of then as it is now (deleted ones
+        too), or KeyReused for another body; only a success uses a key up. Two drafts of one batch with one key or one
+        code are as if they had come one after the other. A drawn code that is taken is drawn again. An answer is
+        durable on the primary and, where the database replicates synchronously, on a standby: a repeated draft writes
+        again, so that this holds for it too.
         """
         ...
 
     async def find_many(self, codes: Collection[str]) -> Mapping[str, Link]:
-        """The links with these codes, deleted ones too, as the primary has them. Absent: there never was one."""
+        """The links with these codes, deleted ones too, as the primary has them. Absent: there never was one.
+
+        A row whose target must not stand in a Location header is logged, and is as absent here and everywhere.
+        """
         ...
 
     async def find_many_on_replica(self, codes: Collection[str]) -> Mapping[str, Found]:

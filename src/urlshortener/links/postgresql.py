@@ -1,0 +1,469 @@
+"""Links in PostgreSQL, with connections that know failover.
+
+A primary may be killed, hang, be demoted or come back elsewhere at any moment. So every connection is made by
+ourselves: each host has its own limit, the last good one is asked first, and its role is looked at. Whatever says
+that the primary has moved makes all older connections of that pool stale. What a statement may take is kept by a
+timer that terminates the connection; nothing here ever cancels a statement (errands.py says why).
+"""
+
+import asyncio
+import random
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NoReturn, TypeVar
+
+import asyncpg
+from sqlalchemy import ColumnElement, Table, any_, func, literal, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.event import listen as on
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from urlshortener.errors import OutcomeUnknown, StoreUnavailable
+from urlshortener.links import migrations
+from urlshortener.links.errands import Errands
+from urlshortener.links.migrations import MigrationOutcome
+from urlshortener.links.sql_store import RowRefused, SqlLinkStore
+from urlshortener.links.store import ChangeListener
+from urlshortener.telemetry import DATABASE_RETRIES, LOG
+
+T = TypeVar("T")
+Driver = asyncpg.Connection[asyncpg.Record]
+
+CONNECT_SECONDS = 0.8  # for each host
+PREPARE_SECONDS = 1.5  # for what SQLAlchemy asks of a new connection
+ACQUIRE_SECONDS = 1.0
+READ_SECONDS = 0.9
+# A commit waits for its standby, and how long says only the failover. Terminated earlier, it is tried again with the
+# same identity; later, the request that waits has had its 8 s.
+WRITE_SECONDS = 6.0
+WRITE_ANSWER_SECONDS = 7.0
+FIND_PRIMARY_SECONDS = 3.0
+SETTLE_SECONDS = 10.0
+
+WRITE_CONNECTIONS = 4  # so few can hang in a commit
+READ_CONNECTIONS = 8
+REPLICA_SECONDS = 300  # then a reader looks for a replica again, if only the primary was there
+
+CHANNEL = "link_changed"
+HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_LIMIT_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 1.0
+MIGRATION_LOCK = 7_263_016_405_511_870  # any number, always the same
+
+_MOVED = ("25006", "57P01", "57P02", "57P03")  # read-only; terminated; crashed; starting or stopping
+_IN_EACH_OTHERS_WAY = ("40001", "40P01")
+_REFUSED_CLASSES = ("22", "23")  # a value it cannot take; a constraint
+
+
+class Role(Enum):
+    """Which server a connection is for."""
+
+    PRIMARY = "primary"
+    REPLICA_IF_ANY = "replica"
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Hosts of one database; who is primary among them is found out at each connection."""
+
+    hosts: tuple[tuple[str, int], ...]
+    user: str
+    password: str = field(repr=False)
+    database: str
+
+
+def open_store(servers: Servers, read_servers: Servers | None = None) -> SqlLinkStore:
+    """Links in this database, read from replicas where they are told. Connects when it is first asked."""
+    return SqlLinkStore(PostgresqlDatabase(servers, read_servers))
+
+
+async def migrate(servers: Servers) -> MigrationOutcome:
+    """Make the tables, or bring them up to date. Several may do so at once: one works, the others wait for it."""
+    pool = _Pool(servers, Role.PRIMARY, 1, {"lock_timeout": "60s"})
+    try:
+        return await pool.migrate()
+    except _TryAgain as error:
+        raise StoreUnavailable(f"The database of links cannot be used: {error.reason}.") from error
+    finally:
+        await pool.close()
+
+
+class PostgresqlDatabase:
+    """The Database over PostgreSQL: three pools, so that no hanging commit keeps a reader waiting."""
+
+    def __init__(self, servers: Servers, read_servers: Servers | None = None) -> None:
+        self.nearby_is_primary = read_servers is None
+        limits = {"statement_timeout": "5s", "lock_timeout": "3s", "idle_in_transaction_session_timeout": "10s"}
+        self._servers = servers
+        self._writers = _Pool(servers, Role.PRIMARY, WRITE_CONNECTIONS, limits)
+        self._readers = _Pool(servers, Role.PRIMARY, READ_CONNECTIONS, _READING, autocommit=True)
+        self._nearby = self._readers
+        if read_servers is not None:
+            self._nearby = _Pool(read_servers, Role.REPLICA_IF_ANY, READ_CONNECTIONS, _READING, autocommit=True)
+        self._errands = Errands()
+
+    def insert(self, table: Table) -> postgresql.Insert:
+        return postgresql.insert(table)
+
+    def among(self, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
+        # one statement whatever the number, so that it is prepared once
+        return column == any_(literal(list(values), postgresql.ARRAY(column.type)))
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        late = OutcomeUnknown("The database of links did not answer in time: the outcome is not known.")
+        return await self._errands.run(
+            _again(self._writers, work, WRITE_SECONDS, FIND_PRIMARY_SECONDS),
+            within_seconds=WRITE_ANSWER_SECONDS,
+            late=late,
+        )
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        return await self._read(self._readers, work)
+
+    async def read_nearby(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        return await self._read(self._nearby, work)
+
+    async def _read(self, pool: "_Pool", work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        late = StoreUnavailable("The database of links did not answer in time.")
+        reading = _again(pool, work, READ_SECONDS, READ_SECONDS)
+        return await self._errands.run(reading, within_seconds=READ_SECONDS, late=late)
+
+    async def announce(self, connection: AsyncConnection, code: str) -> None:
+        await connection.execute(select(func.pg_notify(CHANNEL, code)))
+
+    async def listen(self, listener: ChangeListener) -> None:
+        pause_seconds = 0.05
+        while True:
+            with suppress(_NoServer, _TryAgain, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                async with _listening(self._servers, listener) as heartbeat:
+                    listener.connected()
+                    pause_seconds = 0.05
+                    try:
+                        await heartbeat.until_lost()
+                    finally:
+                        listener.lost()
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+
+    async def close(self) -> None:
+        await self._errands.settle(SETTLE_SECONDS)
+        for pool in {self._writers, self._readers, self._nearby}:
+            await pool.close()
+
+
+_READING = {"statement_timeout": "900ms", "default_transaction_read_only": "on"}
+
+
+class _TryAgain(Exception):
+    """Nothing was done, and another connection may do it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _NoServer(Exception):
+    """None of the hosts is reachable in the role that is wanted."""
+
+
+async def _again(
+    pool: "_Pool", work: Callable[[AsyncConnection], Awaitable[T]], attempt_seconds: float, patience_seconds: float
+) -> T:
+    """Do the work, on another connection where one was lost before anything was done."""
+    clock = asyncio.get_running_loop().time
+    give_up_at = clock() + patience_seconds
+    pause_seconds = 0.0
+    while True:
+        try:
+            return await pool.attempt(work, attempt_seconds)
+        except _TryAgain as error:
+            if clock() + pause_seconds >= give_up_at:
+                raise StoreUnavailable("The database of links cannot be reached.") from error
+            DATABASE_RETRIES.labels(error.reason).inc()
+        await asyncio.sleep(pause_seconds * random.uniform(0.5, 1))  # noqa: S311
+        pause_seconds = min(0.02 + 2 * pause_seconds, 0.25)
+
+
+class _Pool:
+    """A few connections to servers in one role."""
+
+    def __init__(
+        self, servers: Servers, role: Role, size: int, limits: dict[str, str], *, autocommit: bool = False
+    ) -> None:
+        self._connector = Connector(servers, role, limits)
+        self._generation = 0  # grows when the primary has moved: connections of an older one are stale
+        self._preparing: dict[Driver, asyncio.TimerHandle] = {}
+        self._doubtful: set[Driver] = set()
+        self._engine = self._make_engine(size, autocommit, REPLICA_SECONDS if role is Role.REPLICA_IF_ANY else -1)
+
+    def _make_engine(self, size: int, autocommit: bool, recycle_seconds: int) -> AsyncEngine:
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if autocommit else {}
+        engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=self._connect,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=ACQUIRE_SECONDS,
+            pool_recycle=recycle_seconds,
+            **options,
+        )
+        on(engine.sync_engine, "connect", self._made)
+        on(engine.sync_engine, "checkout", self._checked_out)
+        return engine
+
+    async def _connect(self) -> Driver:
+        driver = await self._connector.connect()
+        driver.add_log_listener(self._noticed)
+        timer = asyncio.get_running_loop().call_later(PREPARE_SECONDS, driver.terminate)
+        self._preparing[driver] = timer
+        return driver
+
+    def _made(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info["generation"] = self._generation
+
+    def _checked_out(self, connection: Any, entry: ConnectionPoolEntry, _: object) -> None:
+        driver: Driver = connection.driver_connection
+        if timer := self._preparing.pop(driver, None):
+            timer.cancel()
+        if driver.is_closed() or entry.info["generation"] != self._generation:
+            driver.terminate()
+            raise DisconnectionError
+
+    def _noticed(self, driver: Any, message: Any) -> None:
+        # A commit that stopped waiting for its standby says so in a warning, and then reports success.
+        if message.sqlstate == "01000":
+            self._doubtful.add(driver)
+
+    def drop(self) -> None:
+        """All connections made so far are stale; those in use find out by themselves."""
+        self._generation += 1
+
+    async def attempt(self, work: Callable[[AsyncConnection], Awaitable[T]], seconds: float) -> T:
+        """Do the work in one transaction, once.
+
+        Raises _TryAgain if nothing was done, OutcomeUnknown if nobody knows, StoreUnavailable, RowRefused.
+        """
+        connection, driver = await self._acquire()
+        limit = asyncio.get_running_loop().call_later(seconds, driver.terminate)
+        is_committing = False
+        try:
+            result = await work(connection)
+            is_committing = True
+            self._doubtful.discard(driver)
+            await connection.commit()
+            if driver in self._doubtful:
+                raise OutcomeUnknown("The standby did not confirm: the outcome is not known.")
+            return result
+        except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self._judge(error, driver, is_committing)
+        finally:
+            self._doubtful.discard(driver)
+            await _give_back(connection, driver)
+            limit.cancel()
+
+    async def _acquire(self) -> tuple[AsyncConnection, Driver]:
+        try:
+            connection = await self._engine.connect()
+        except NoConnectionFree as error:
+            raise StoreUnavailable("The database of links is too busy.") from error
+        except (_NoServer, DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise _TryAgain("unreachable") from error
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        return connection, driver
+
+    def _judge(self, error: Exception, driver: Driver, is_committing: bool) -> NoReturn:
+        """Say in our words what a driver's error means for the caller."""
+        state = _sqlstate(error)
+        if driver.is_closed() or state in _MOVED or state.startswith("08") or isinstance(error, OSError):
+            self.drop()
+            driver.terminate()
+            if is_committing:
+                raise OutcomeUnknown("The connection was lost in a commit: the outcome is not known.") from error
+            raise _TryAgain("moved" if state in _MOVED else "connection lost") from error
+        if state in _IN_EACH_OTHERS_WAY:
+            raise _TryAgain("deadlock") from error
+        if state.startswith(_REFUSED_CLASSES):
+            raise RowRefused from error
+        LOG.error("PostgreSQL answered with SQLSTATE %s (42P01: is it migrated?)", state or "none")
+        raise StoreUnavailable("The database of links does not answer as it should.") from error
+
+    async def migrate(self) -> MigrationOutcome:
+        connection, driver = await self._acquire()
+        try:
+            await connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            outcome = await connection.run_sync(migrations.upgrade)
+            await connection.commit()
+            return outcome
+        except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self._judge(error, driver, is_committing=False)
+        finally:
+            await _give_back(connection, driver)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+async def _give_back(connection: AsyncConnection, driver: Driver) -> None:
+    if driver.is_closed():
+        await connection.invalidate()
+    await connection.close()
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    """The server's five letters, wherever they are in the chain of wrappers; or nothing."""
+    while error is not None:
+        state = getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)
+        if isinstance(state, str):
+            return state
+        error = error.__cause__
+    return ""
+
+
+class Connector:
+    """Finds a server in the wanted role among several hosts, and connects to it."""
+
+    def __init__(self, servers: Servers, role: Role, settings: dict[str, str]) -> None:
+        self._servers = servers
+        self._role = role
+        self._settings = {
+            "application_name": "urlshortener links",
+            "default_transaction_isolation": "read committed",
+            **settings,
+        }
+        self._last_good: tuple[str, int] | None = None
+        self._complaints: dict[tuple[str, int], str] = {}
+
+    async def connect(self) -> Driver:
+        """A connection to a server in the role, or _NoServer; each host may take CONNECT_SECONDS."""
+        async with AsyncExitStack() as unwanted:
+            spare: Driver | None = None
+            for host in self._in_order():
+                driver = await self._try(host)
+                if driver is None:
+                    continue
+                if await _is_primary(driver) == (self._role is Role.PRIMARY):
+                    self._last_good = host
+                    return driver
+                unwanted.callback(driver.terminate)
+                spare = spare or driver
+            if spare is not None and self._role is Role.REPLICA_IF_ANY:
+                unwanted.pop_all()
+                return spare
+        raise _NoServer
+
+    def _in_order(self) -> list[tuple[str, int]]:
+        hosts = list(self._servers.hosts)
+        if self._role is Role.REPLICA_IF_ANY:
+            random.shuffle(hosts)
+        return sorted(hosts, key=lambda host: host != self._last_good or self._role is not Role.PRIMARY)
+
+    async def _try(self, host: tuple[str, int]) -> Driver | None:
+        try:
+            driver = await asyncpg.connect(
+                host=host[0],
+                port=host[1],
+                user=self._servers.user,
+                password=self._servers.password,
+                database=self._servers.database,
+                timeout=CONNECT_SECONDS,
+                statement_cache_size=0,  # SQLAlchemy has its own
+                server_settings=self._settings,
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self._complain(host, _sqlstate(error) or type(error).__name__)
+            return None
+        _notice_dead_peers(driver)
+        self._complaints.pop(host, None)
+        return driver
+
+    def _complain(self, host: tuple[str, int], reason: str) -> None:
+        if self._complaints.get(host) != reason:
+            self._complaints[host] = reason
+            LOG.warning("PostgreSQL at %s:%d cannot be used: %s", *host, reason)
+
+
+async def _is_primary(driver: Driver) -> bool:
+    status = getattr(driver.get_settings(), "in_hot_standby", None)  # told at connection since PostgreSQL 14
+    if status is not None:
+        return bool(status == "off")
+    return not await _statement(driver, driver.fetchval("SELECT pg_is_in_recovery()"), CONNECT_SECONDS)
+
+
+def _notice_dead_peers(driver: Driver) -> None:
+    """A host that vanishes without a word is noticed within 3 to 5 s, not after a quarter of an hour."""
+    transport: asyncio.Transport = driver._transport  # type: ignore[attr-defined]  # asyncpg has no public way to it
+    peer = transport.get_extra_info("socket")
+    if peer is None or peer.family == socket.AF_UNIX:
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3000)
+
+
+async def _statement(driver: Driver, statement: Awaitable[T], seconds: float) -> T:
+    """One statement outside of the pools; too late, or the caller cancelled, terminates the connection."""
+    task = asyncio.ensure_future(statement)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            driver.terminate()
+            await asyncio.wait({task})
+            task.cancelled() or task.exception()  # seen
+    return task.result()
+
+
+@asynccontextmanager
+async def _listening(servers: Servers, listener: ChangeListener) -> AsyncIterator["_Heartbeat"]:
+    """A connection of its own, straight to the primary, on which notifications have been seen to arrive."""
+    driver = await Connector(servers, Role.PRIMARY, {"statement_timeout": "1s"}).connect()
+    try:
+        heartbeat = _Heartbeat(driver)
+        driver.add_termination_listener(heartbeat.ended)
+        await _statement(driver, driver.add_listener(CHANNEL, lambda *told: listener.changed(str(told[-1]))), 1)
+        await _statement(driver, driver.add_listener(heartbeat.channel, heartbeat.heard), 1)
+        await heartbeat.beat()
+        yield heartbeat
+    finally:
+        driver.terminate()
+
+
+class _Heartbeat:
+    """Proof, twice a second, that what is notified on the primary arrives here: sent and heard as a change is."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.channel = f"heartbeat_{secrets.token_hex(8)}"
+        self._driver = driver
+        self._heard = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    def heard(self, *_: object) -> None:
+        self._heard.set()
+
+    def ended(self, *_: object) -> None:
+        self._ended.set()
+        self._heard.set()
+
+    async def beat(self) -> None:
+        """Return if one notification makes the round in time; else TimeoutError or the driver's error."""
+        async with asyncio.timeout(HEARTBEAT_LIMIT_SECONDS):
+            self._heard.clear()
+            await _statement(self._driver, self._driver.execute(f"NOTIFY {self.channel}"), HEARTBEAT_LIMIT_SECONDS)
+            await self._heard.wait()
+
+    async def until_lost(self) -> None:
+        while not self._ended.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), HEARTBEAT_SECONDS)
+                return
+            await self.beat()
