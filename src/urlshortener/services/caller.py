@@ -1,0 +1,100 @@
+"""Who asks: his address, the scheme and host he asked, and whether he may."""
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Annotated, Any
+
+from fastapi import Depends
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import Scope
+
+from urlshortener.services.http import InvalidHost, Unauthorized
+
+Network = IPv4Network | IPv6Network
+
+_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", re.ASCII)
+
+
+class Proxies:
+    """The networks whose word about a visitor is believed. Without any, only the connection itself counts."""
+
+    def __init__(self, trusted: Sequence[Network]) -> None:
+        self._trusted = tuple(trusted)
+
+    def client(self, scope: Scope) -> str | None:
+        """The visitor's address: X-Forwarded-For from the right, as far as it was written by those we trust.
+
+        Whatever stands further left anyone may have written, so it is never looked at.
+        """
+        peer = scope.get("client")
+        address = _parsed(peer[0]) if peer else None
+        if address is None or not self._trusted:
+            return None if address is None else str(address)
+        for part in reversed(header(scope, b"x-forwarded-for").split(",")):
+            before = _parsed(part.strip()) if self._trusts(address) else None
+            if before is None:
+                break
+            address = before
+        return str(address)
+
+    def origin(self, scope: Scope) -> str:
+        """Scheme and host that were asked, as `https://s.example`; InvalidHost where the host could not be one."""
+        scheme = str(scope.get("scheme", "http"))
+        host = header(scope, b"host")
+        peer = scope.get("client")
+        address = _parsed(peer[0]) if peer else None
+        if address is not None and self._trusts(address):
+            scheme = _last(header(scope, b"x-forwarded-proto")).lower() or scheme
+            host = _last(header(scope, b"x-forwarded-host")) or host
+        if not _HOST.fullmatch(host) or scheme not in ("http", "https"):
+            raise InvalidHost("The request names no host that short links could begin with.", "Host")
+        return f"{scheme}://{host}"
+
+    def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """All values of a header, joined as one list; empty if there is none. Odd bytes stay as they are (Latin-1)."""
+    return b",".join(value for key, value in scope["headers"] if key == name).decode("latin-1")
+
+
+def _last(values: str) -> str:
+    return values.rpartition(",")[2].strip()
+
+
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+_bearer = HTTPBearer(auto_error=False, description="ADMIN_TOKEN as `Authorization: Bearer`.")
+_api_key = APIKeyHeader(name="X-Api-Key", auto_error=False, description="ADMIN_TOKEN in a header of its own.")
+
+
+def admin_only(token: str) -> list[Any]:
+    """The dependencies of a route that only the holder of the token may use; none where no token is set.
+
+    A service without a token listens on loopback only: the start sees to that.
+    """
+    return [Depends(_guard(token))] if token else []
+
+
+def _guard(token: str) -> Callable[..., None]:
+    wanted = token.encode()
+
+    async def guard(
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+        api_key: Annotated[str | None, Depends(_api_key)],
+    ) -> None:
+        given = (bearer.credentials if bearer else "", api_key or "")
+        if not any(secrets.compare_digest(text.encode(), wanted) for text in given):
+            raise Unauthorized("This needs the token, as Authorization: Bearer or X-Api-Key.")
+
+    return guard  # type: ignore[return-value]

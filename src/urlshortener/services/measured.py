@@ -1,0 +1,69 @@
+"""What is counted, timed and logged of every request, whatever answers it."""
+
+import time
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from urlshortener.services.caller import header
+from urlshortener.services.http import INTERNAL, PROBLEM_TYPE
+from urlshortener.telemetry import LOG, REQUEST_SECONDS, REQUESTS
+
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+
+class Measured:
+    """An application whose requests are measured; nothing that it raises gets past here.
+
+    An unexpected error is logged once, with its traceback, and answered as a problem without it.
+    """
+
+    def __init__(self, app: ASGIApp, service_name: str) -> None:
+        self._app = app
+        self._service_name = service_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        status = 0
+        started = time.perf_counter()
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            LOG.error("unexpected_error", exc_info=error, extra=self._words(scope))
+            if not status:
+                await _internal(watched)
+        finally:
+            self._measure(scope, status, time.perf_counter() - started)
+
+    def _words(self, scope: Scope) -> dict[str, Any]:
+        return {
+            "service": self._service_name,
+            "route": _route(scope),
+            "method": scope["method"],
+            "request_id": header(scope, b"x-request-id"),
+        }
+
+    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+        route = _route(scope)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        REQUESTS.labels(self._service_name, route, method, str(status)).inc()
+        REQUEST_SECONDS.labels(self._service_name, route).observe(seconds)
+
+
+def _route(scope: Scope) -> str:
+    """The route's template: few values, however many codes there are."""
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
+async def _internal(send: Send) -> None:
+    body = INTERNAL.as_json()
+    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

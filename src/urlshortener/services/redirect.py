@@ -1,0 +1,91 @@
+"""Following a link: the one thing that visitors come for."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from starlette.types import Receive, Scope, Send
+
+from urlshortener.errors import Gone, NotFound, StoreUnavailable
+from urlshortener.events.spool import Spool
+from urlshortener.events.visitor import Visitors
+from urlshortener.links.directory import Directory
+from urlshortener.links.link import Link
+from urlshortener.services.caller import Proxies, header
+from urlshortener.services.http import could_be_code
+from urlshortener.telemetry import REDIRECTS
+
+# Of what a browser says about itself no more is kept than anybody will read.
+_MOST_USER_AGENT = 512
+_MOST_REFERER = 1024
+
+
+def redirect_headers(link: Link, referrer_policy: str) -> list[tuple[bytes, bytes]]:
+    """All headers of a redirect, `Date` apart, in the order in which they are sent. There is no body."""
+    headers = [
+        (b"location", link.target.encode("ascii")),
+        (b"cache-control", b"private, no-store"),
+        (b"x-robots-tag", b"noindex"),
+        (b"content-length", b"0"),
+    ]
+    if referrer_policy:
+        headers.append((b"referrer-policy", referrer_policy.encode("ascii")))
+    return headers
+
+
+class Redirects:
+    """`GET` and `HEAD` `/{code}`."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        spool: Spool,
+        visitors: Visitors,
+        proxies: Proxies,
+        *,
+        referrer_policy: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._directory = directory
+        self._spool = spool
+        self._visitors = visitors
+        self._proxies = proxies
+        self._referrer_policy = referrer_policy
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        code = scope["path"][1:]
+        at = self._now()
+        link = await self._live_link(code, at)
+        if scope["method"] == "GET":
+            await self._remember(scope, code, at)
+        REDIRECTS.labels("found").inc()
+        headers = redirect_headers(link, self._referrer_policy)
+        await send({"type": "http.response.start", "status": 307, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _live_link(self, code: str, at: datetime) -> Link:
+        try:
+            link = self._directory.known(code) or await self._directory.follow(code) if could_be_code(code) else None
+        except StoreUnavailable:
+            REDIRECTS.labels("unavailable").inc()
+            raise
+        if link is None:
+            REDIRECTS.labels("unknown").inc()
+            raise NotFound("No link has this code.")
+        if not link.is_live(at):
+            REDIRECTS.labels("gone").inc()
+            raise Gone("This link is over.")
+        return link
+
+    async def _remember(self, scope: Scope, code: str, at: datetime) -> None:
+        """Have the access in the spool; only then may the visitor leave."""
+        address = self._proxies.client(scope)
+        user_agent = header(scope, b"user-agent")[:_MOST_USER_AGENT] or None
+        await self._spool.append(
+            code,
+            at,
+            user_agent,
+            self._visitors.address(address),
+            header(scope, b"referer")[:_MOST_REFERER] or None,
+            self._visitors.visitor(address, user_agent, at),
+        )
