@@ -14,6 +14,8 @@ class Recorded:
 
     counted: int
     duplicates: int
+    replicated: bool = True  # False: counted, but a failover in the next moment may undo it: bring it again
+    generation: int = 0  # of the store's process that counted it: should that be another one later, bring it again
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,326 @@
+#!lua name=shortener_counting_v1
+
+-- How accesses are counted: one call for each batch, atomic on every node and in every prefix of the replication
+-- stream. The version is part of the library's and of each function's name, so that old and new processes live side
+-- by side: whoever changes what is written below raises it everywhere in this file.
+--
+-- All keys begin with `us:` and are made up in here, undeclared: the batch alone tells which they are. That is sound
+-- where one server holds them all (a single Redis, or Sentinel's one keyspace); on Redis Cluster it would not be.
+--
+--   us:counts            sorted set   code -> minus its count: the most followed come first, and equal ones by code
+--   us:c:<code>          string       msgpack of [last access in microseconds, bots, visitors of closed days,
+--                                     open day, its visitors, open day, its visitors, …]
+--   us:v:<code>:<day>    HyperLogLog  the visitors of an open day
+--   us:q:<code>:<span>   hash         day of the span -> msgpack of {quarter of the day + 1 -> accesses}
+--   us:e:<epoch>         hash         block -> full or partial: which blocks of numbers the epoch has used
+--   us:b:<epoch>:<block> bitmap       which numbers of a partial block are counted
+--   us:i:<event id>      string       a foreign event that was counted within a day
+--   us:beat              integer      grows with every batch: one of nothing but duplicates must write as well, or
+--                                     WAIT after it would have no offset to wait for
+--
+-- Most of the time of a small command called from here is the calling. So what can be asked or written for many codes
+-- at once is, and small values that change together are one packed string.
+
+local BLOCK = 65536 -- numbers in one bitmap
+local EPOCH_KEPT_SECONDS = 14 * 86400
+local EPOCH_TOUCHED_EVERY_SECONDS = 3600
+local FOREIGN_ID_KEPT_SECONDS = 86400
+local OPEN_DAYS = 8 -- events older than 7 days are never sent
+local SKETCH_KEPT_SECONDS = 10 * 86400
+local QUARTER_MICROSECONDS = 900 * 1000000
+local DAY_MICROSECONDS = 96 * QUARTER_MICROSECONDS
+local SPAN_DAYS = 32 -- a month that needs no calendar
+local LARGEST = 2 ^ 48
+local LATEST_MICROSECONDS = 2 ^ 52
+local SLICE = 1000 -- Lua's stack bounds how many arguments one command may have
+-- A row: number of the epoch (0: none), sequence or event id, code, microseconds, bot (0 or 1), visitor ("": none)
+local ROW = 6
+
+local function is_text(value)
+    return type(value) == 'string' and value ~= ''
+end
+
+local function is_whole(value, below)
+    return type(value) == 'number' and value >= 0 and value < below and value == math.floor(value)
+end
+
+local function is_row(rows, i, epochs)
+    local identified
+    if rows[i] == 0 then
+        identified = is_text(rows[i + 1])
+    else
+        identified = is_whole(rows[i], epochs + 1) and is_whole(rows[i + 1], LARGEST)
+    end
+    return identified and is_text(rows[i + 2]) and is_whole(rows[i + 3], LATEST_MICROSECONDS)
+        and is_whole(rows[i + 4], 2) and type(rows[i + 5]) == 'string'
+end
+
+-- Nothing undoes what a function wrote before it failed: so every argument is looked at before the first write.
+local function is_batch(batch)
+    if type(batch) ~= 'table' then
+        return false
+    end
+    local epochs, rows, retention_seconds = batch[1], batch[2], batch[3]
+    if type(epochs) ~= 'table' or type(rows) ~= 'table' or #rows % ROW ~= 0 then
+        return false
+    end
+    for _, epoch in ipairs(epochs) do
+        if not is_text(epoch) then
+            return false
+        end
+    end
+    for i = 1, #rows, ROW do
+        if not is_row(rows, i, #epochs) then
+            return false
+        end
+    end
+    return is_whole(retention_seconds, LARGEST)
+end
+
+local function in_slices(list, size, use)
+    for i = 1, #list, size do
+        use(i, unpack(list, i, math.min(i + size - 1, #list)))
+    end
+end
+
+-- epoch -> block -> the rows that have a number in it, and the commands that set their bits
+local function blocks_of(epochs, rows)
+    local blocks = {}
+    for i = 1, #rows, ROW do
+        local epoch = epochs[rows[i]]
+        if epoch then
+            local number = math.floor(rows[i + 1] / BLOCK)
+            local of_epoch = blocks[epoch] or {}
+            local block = of_epoch[number] or { rows = {}, bits = {} }
+            local bits = block.bits
+            block.rows[#block.rows + 1] = i
+            bits[#bits + 1], bits[#bits + 2], bits[#bits + 3], bits[#bits + 4] = 'SET', 'u1', rows[i + 1] % BLOCK, 1
+            of_epoch[number] = block
+            blocks[epoch] = of_epoch
+        end
+    end
+    return blocks
+end
+
+-- Set the bits of a block and collect the rows whose bits were not set before. A full block is given up for a word.
+local function take_numbers(epoch, number, block, new)
+    local state = redis.call('HGET', 'us:e:' .. epoch, number)
+    if state == 'full' then
+        return false
+    end
+    local key = 'us:b:' .. epoch .. ':' .. number
+    in_slices(block.bits, 4 * SLICE, function(first, ...)
+        for j, was_set in ipairs(redis.call('BITFIELD', key, ...)) do
+            if was_set == 0 then
+                new[#new + 1] = block.rows[(first - 1) / 4 + j]
+            end
+        end
+    end)
+    if redis.call('BITCOUNT', key) == BLOCK then
+        redis.call('HSET', 'us:e:' .. epoch, number, 'full')
+        redis.call('DEL', key)
+    elseif not state then
+        redis.call('HSET', 'us:e:' .. epoch, number, 'partial')
+    end
+    return not state
+end
+
+-- An epoch is forgotten as a whole, so all its blocks are touched together; an hour's slack makes that rare.
+local function keep_epoch(epoch, has_new_block)
+    local key, kept_seconds = 'us:e:' .. epoch, EPOCH_KEPT_SECONDS + EPOCH_TOUCHED_EVERY_SECONDS
+    if not has_new_block and redis.call('TTL', key) >= EPOCH_KEPT_SECONDS then
+        return
+    end
+    redis.call('EXPIRE', key, kept_seconds)
+    local blocks = redis.call('HGETALL', key)
+    for i = 1, #blocks, 2 do
+        if blocks[i + 1] == 'partial' then
+            redis.call('EXPIRE', 'us:b:' .. epoch .. ':' .. blocks[i], kept_seconds)
+        end
+    end
+end
+
+-- The rows that are counted for the first time.
+local function new_rows(epochs, rows)
+    local new = {}
+    for epoch, of_epoch in pairs(blocks_of(epochs, rows)) do
+        local has_new_block = false
+        for number, block in pairs(of_epoch) do
+            has_new_block = take_numbers(epoch, number, block, new) or has_new_block
+        end
+        keep_epoch(epoch, has_new_block)
+    end
+    for i = 1, #rows, ROW do
+        if rows[i] == 0 and redis.call('SET', 'us:i:' .. rows[i + 1], '', 'NX', 'EX', FOREIGN_ID_KEPT_SECONDS) then
+            new[#new + 1] = i
+        end
+    end
+    return new
+end
+
+-- What a batch adds to each code: written at once, whether it is one access or hundreds.
+local function tallies_of(rows, new)
+    local codes, tallies = {}, {}
+    for _, i in ipairs(new) do
+        local code, at, visitor = rows[i + 2], rows[i + 3], rows[i + 5]
+        local tally = tallies[code]
+        if not tally then
+            tally = { count = 0, bots = 0, last = 0, quarters = {}, visitors = {} }
+            tallies[code] = tally
+            codes[#codes + 1] = code
+        end
+        local quarter = math.floor(at / QUARTER_MICROSECONDS)
+        tally.count = tally.count + 1
+        tally.bots = tally.bots + rows[i + 4]
+        tally.last = math.max(tally.last, at)
+        tally.quarters[quarter] = (tally.quarters[quarter] or 0) + 1
+        if visitor ~= '' then
+            local day = math.floor(quarter / 96)
+            local seen = tally.visitors[day] or {}
+            seen[#seen + 1] = visitor
+            tally.visitors[day] = seen
+        end
+    end
+    return codes, tallies
+end
+
+local function write_counts(codes, tallies)
+    in_slices(codes, SLICE, function(first, ...)
+        local added = {}
+        for j, score in ipairs(redis.call('ZMSCORE', 'us:counts', ...)) do
+            local code = codes[first + j - 1]
+            added[2 * j - 1] = (score or 0) - tallies[code].count
+            added[2 * j] = code
+        end
+        redis.call('ZADD', 'us:counts', unpack(added))
+    end)
+end
+
+local function write_quarters(code, quarters, retention_seconds)
+    local days = {}
+    for quarter, count in pairs(quarters) do
+        local day = math.floor(quarter / 96)
+        days[day] = days[day] or {}
+        days[day][quarter % 96 + 1] = count
+    end
+    for day, added in pairs(days) do
+        local span = math.floor(day / SPAN_DAYS)
+        local key = 'us:q:' .. code .. ':' .. span
+        local packed = redis.call('HGET', key, day % SPAN_DAYS)
+        if packed then
+            for quarter, count in pairs(cmsgpack.unpack(packed)) do
+                added[quarter] = (added[quarter] or 0) + count
+            end
+        end
+        redis.call('HSET', key, day % SPAN_DAYS, cmsgpack.pack(added))
+        if not packed then -- a new field is rare enough to say again when the span may go
+            redis.call('EXPIREAT', key, (span + 1) * SPAN_DAYS * 86400 + retention_seconds)
+        end
+    end
+end
+
+-- How many visitors the day has now; nil if there is nobody new.
+local function visitors_now(code, day, seen)
+    local key = 'us:v:' .. code .. ':' .. day
+    local changed = 0
+    in_slices(seen, SLICE, function(_, ...)
+        changed = changed + redis.call('PFADD', key, ...)
+    end)
+    if changed == 0 then
+        return nil
+    end
+    local visitors = redis.call('PFCOUNT', key)
+    if visitors <= #seen then -- perhaps all of them came just now, and the sketch is new
+        redis.call('EXPIRE', key, SKETCH_KEPT_SECONDS)
+    end
+    return visitors
+end
+
+-- Days that no event can reach any more become one number. The server's clock keeps a shortener whose own is ahead
+-- from closing days that are not over.
+local function first_open_day(last, today)
+    return math.min(math.floor(last / DAY_MICROSECONDS), today + 1) - OPEN_DAYS
+end
+
+-- Put the day's visitors into the record; a day that is new to it closes those that are over.
+local function with_day(record, day, visitors, first_open)
+    for i = 4, #record, 2 do
+        if record[i] == day then
+            record[i + 1] = math.max(record[i + 1], visitors)
+            return record
+        end
+    end
+    local kept = { record[1], record[2], record[3], day, visitors }
+    for i = 4, #record, 2 do
+        if record[i] < first_open then
+            kept[3] = kept[3] + record[i + 1]
+        else
+            kept[#kept + 1], kept[#kept + 2] = record[i], record[i + 1]
+        end
+    end
+    return kept
+end
+
+local function with_tally(record, code, tally, today)
+    record[1] = math.max(record[1], tally.last)
+    record[2] = record[2] + tally.bots
+    local first_open = first_open_day(record[1], today)
+    for day, seen in pairs(tally.visitors) do
+        local visitors = day >= first_open and visitors_now(code, day, seen)
+        if visitors then
+            record = with_day(record, day, visitors, first_open)
+        end
+    end
+    return record
+end
+
+local function write_records(codes, tallies, today)
+    local keys = {}
+    for j, code in ipairs(codes) do
+        keys[j] = 'us:c:' .. code
+    end
+    in_slices(keys, SLICE, function(first, ...)
+        local written = {}
+        for j, packed in ipairs(redis.call('MGET', ...)) do
+            local code = codes[first + j - 1]
+            local record = packed and cmsgpack.unpack(packed) or { 0, 0, 0 }
+            written[2 * j - 1] = keys[first + j - 1]
+            written[2 * j] = cmsgpack.pack(with_tally(record, code, tallies[code], today))
+        end
+        redis.call('MSET', unpack(written))
+    end)
+end
+
+-- count(batch): the msgpack of [epochs, rows, seconds that quarters are kept] -> [counted now, counted before]
+local function count(_, arguments)
+    local readable, batch = pcall(cmsgpack.unpack, arguments[1])
+    if not readable or not is_batch(batch) then
+        return redis.error_reply('ERR this is not a batch of accesses')
+    end
+    local epochs, rows, retention_seconds = batch[1], batch[2], batch[3]
+    local new = new_rows(epochs, rows)
+    local codes, tallies = tallies_of(rows, new)
+    write_counts(codes, tallies)
+    write_records(codes, tallies, math.floor(redis.call('TIME')[1] / 86400))
+    for _, code in ipairs(codes) do
+        write_quarters(code, tallies[code].quarters, retention_seconds)
+    end
+    redis.call('INCR', 'us:beat')
+    return { #new, #rows / ROW - #new }
+end
+
+-- top(offset, limit) -> [how many codes there are, code, minus its count, its record, code, …]
+local function top(_, arguments)
+    local offset, limit = tonumber(arguments[1]), tonumber(arguments[2])
+    local page = redis.call('ZRANGE', 'us:counts', offset, offset + limit - 1, 'WITHSCORES')
+    local answer = { redis.call('ZCARD', 'us:counts') }
+    for i = 1, #page, 2 do
+        answer[#answer + 1] = page[i]
+        answer[#answer + 1] = page[i + 1]
+        answer[#answer + 1] = redis.call('GET', 'us:c:' .. page[i])
+    end
+    return answer
+end
+
+redis.register_function('shortener_count_v1', count)
+redis.register_function { function_name = 'shortener_top_v1', callback = top, flags = { 'no-writes' } }

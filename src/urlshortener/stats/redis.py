@@ -1,0 +1,134 @@
+"""Counts in Redis: a function on the server does the counting (counting.lua), this file packs and unpacks."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from urlshortener.events.event import AccessEvent, EventId
+from urlshortener.stats.access import Access, access_of, instant, quarters_between
+from urlshortener.stats.redis_connection import FunctionMissing, Line, RedisConnection, Reply, Sentinels
+from urlshortener.stats.store import LinkStats, Recorded, StatsPage
+from urlshortener.telemetry import LOG
+
+_LIBRARY = files("urlshortener.stats").joinpath("counting.lua").read_text("utf-8")
+_VERSION = _LIBRARY.partition("\n")[0].rpartition("_")[2]
+_WAIT_MILLISECONDS = 300
+_QUARTERS_OF_A_DAY = 96
+_SPAN_DAYS = 32  # as in counting.lua
+
+
+class RedisStats:
+    """The StatsStore in Redis. One call for each batch; equal numbers on every replica that acknowledged it.
+
+    `replicas_to_wait_for`: how many replicas, of those that are there, must have a batch before it counts as
+    replicated; None: all of them. Under Sentinel at least one, unless that is 0.
+    """
+
+    def __init__(
+        self, connection: RedisConnection, *, retention: timedelta, replicas_to_wait_for: int | None = None
+    ) -> None:
+        self._connection = connection
+        self._retention_seconds = int(retention.total_seconds())
+        self._replicas_to_wait_for = replicas_to_wait_for
+        self._said_that_it_is_alone = False
+
+    @property
+    def generation(self) -> int:
+        """Grows when another Redis process has the counts: what an older generation recorded may be gone."""
+        return self._connection.generation
+
+    async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
+        packed = _packed([access_of(event) for event in batch], self._retention_seconds)
+        try:
+            return await self._count(packed)
+        except FunctionMissing:
+            await self._connection.load(_LIBRARY)
+            return await self._count(packed)
+
+    async def _count(self, packed: bytes) -> Recorded:
+        async with self._connection.writing() as line:
+            await line.ask_for_replicas()
+            wanted = self._replicas_wanted(line)
+            (counted, duplicates), acknowledged = await line.ask(
+                ("FCALL", f"shortener_count_{_VERSION}", 0, packed), ("WAIT", wanted, _WAIT_MILLISECONDS)
+            )
+            return Recorded(counted, duplicates, replicated=acknowledged >= wanted, generation=line.generation)
+
+    def _replicas_wanted(self, line: Line) -> int:
+        there = line.replicas
+        if isinstance(self._connection.place, Sentinels):
+            there = max(there, 1)  # where there is a Sentinel there ought to be a replica: without one, nothing is safe
+        elif there == 0 and not self._said_that_it_is_alone:
+            self._said_that_it_is_alone = True
+            LOG.warning("Redis has no replica: counts are as safe as its one disk")
+        return there if self._replicas_to_wait_for is None else min(there, self._replicas_to_wait_for)
+
+    async def of(self, code: str) -> LinkStats | None:
+        score, record = await self._connection.read(("ZSCORE", "us:counts", code), ("GET", f"us:c:{code}"))
+        return None if score is None else _link_stats(code, score, record)
+
+    async def top(self, limit: int, offset: int) -> StatsPage:
+        try:
+            total, *page = await self._top(limit, offset)
+        except FunctionMissing:
+            await self._connection.load(_LIBRARY)
+            total, *page = await self._top(limit, offset)
+        rows = zip(page[::3], page[1::3], page[2::3], strict=True)
+        return StatsPage([_link_stats(code.decode(), score, record) for code, score, record in rows], total)
+
+    async def _top(self, limit: int, offset: int) -> list[Reply]:
+        (answer,) = await self._connection.read(("FCALL_RO", f"shortener_top_{_VERSION}", 0, offset, limit))
+        return list(answer)
+
+    async def quarters(self, code: str, start: datetime, end: datetime) -> Mapping[int, int]:
+        wanted = quarters_between(start, end)
+        if not wanted:
+            return {}
+        spans = range(_span(wanted[0]), _span(wanted[-1]) + 1)
+        hashes = await self._connection.read(*(("HGETALL", f"us:q:{code}:{span}") for span in spans))
+        found: dict[int, int] = {}
+        for span, fields in zip(spans, hashes, strict=True):
+            for day, packed in zip(fields[::2], fields[1::2], strict=True):
+                found |= _quarters_of_day(span * _SPAN_DAYS + int(day), packed)
+        return {quarter: count for quarter, count in sorted(found.items()) if quarter in wanted}
+
+    async def tidy(self, now: datetime) -> None:
+        """Nothing is left to do: days are closed by the next access, and what is past its retention expires."""
+
+    async def ping(self) -> None:
+        await self._connection.read(("GET", "us:beat"))  # unlike PING, refused by a server that still loads its data
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+def _span(quarter: int) -> int:
+    return quarter // _QUARTERS_OF_A_DAY // _SPAN_DAYS
+
+
+def _packed(accesses: Sequence[Access], retention_seconds: int) -> bytes:
+    """The argument of the counting function; counting.lua says what stands where."""
+    epochs: dict[str, int] = {}
+    rows: list[str | int] = []
+    for access in accesses:
+        if isinstance(access.id, EventId):
+            rows += epochs.setdefault(access.id.epoch, len(epochs) + 1), access.id.seq
+        else:
+            rows += 0, access.id
+        rows += access.code, access.at_us, int(access.bot), access.visitor.hex() if access.visitor else ""
+    return msgspec.msgpack.encode([list(epochs), rows, retention_seconds])
+
+
+def _link_stats(code: str, score: bytes, record: bytes) -> LinkStats:
+    last_us, bots, visitors, *open_days = msgspec.msgpack.decode(record, type=list[int])
+    return LinkStats(code, -int(float(score)), bots, visitors + sum(open_days[1::2]), instant(last_us))
+
+
+def _quarters_of_day(day: int, packed: bytes) -> dict[int, int]:
+    # The server packs 1, 2, 3, … as an array and anything else as a map.
+    counts: Any = msgspec.msgpack.decode(packed, type=dict[int, int] | list[int])
+    pairs = counts.items() if isinstance(counts, dict) else enumerate(counts, 1)
+    return {day * _QUARTERS_OF_A_DAY + quarter - 1: count for quarter, count in pairs}
