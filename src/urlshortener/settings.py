@@ -46,6 +46,8 @@ def _address(*schemes: str) -> Callable[[str], Address]:
         match = _ADDRESS.fullmatch(text)
         if not match or match["scheme"] not in schemes:
             raise ValueError(f"an address that begins with {' or '.join(f'{s}://' for s in schemes)}")
+        if match["scheme"] in _DEFAULT_PORTS and not match["hosts"]:
+            raise ValueError(f"an address with a host, as {match['scheme']}://host/…")
         user, _, password = (match["who"] or "").partition(":")
         return Address(
             match["scheme"],

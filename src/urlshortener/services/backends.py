@@ -5,6 +5,7 @@ Drivers are imported only when they are wanted, so that a laptop pays for no Rab
 
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from urlshortener.errors import WrongSetting
 from urlshortener.events.channel import EventSource
@@ -13,13 +14,21 @@ from urlshortener.links.store import LinkStore
 from urlshortener.settings import Address, Settings
 from urlshortener.stats.store import StatsStore
 
+if TYPE_CHECKING:
+    from urlshortener.events import amqp
+    from urlshortener.links import postgresql
+
 # Which kinds of address each command takes. A file belongs to one process: what two processes share is on a server.
 ALLOWED = {
-    "run": {"LINKS_URL": ("sqlite", "postgresql"), "EVENTS_URL": ("in-process", "amqp"), "STATS_URL": ("sqlite", "redis", "redis+sentinel")},
+    "run": {
+        "LINKS_URL": ("sqlite", "postgresql"),
+        "EVENTS_URL": ("in-process", "amqp"),
+        "STATS_URL": ("sqlite", "redis", "redis+sentinel"),
+    },
     "shortener": {"LINKS_URL": ("postgresql",), "EVENTS_URL": ("amqp",)},
     "analytics": {"LINKS_URL": ("postgresql",), "EVENTS_URL": ("amqp",), "STATS_URL": ("redis", "redis+sentinel")},
     "migrate": {"LINKS_URL": ("sqlite", "postgresql")},
-}  # fmt: skip
+}
 
 
 def check_addresses(command: str, settings: Settings) -> None:
@@ -62,10 +71,8 @@ def open_stats(settings: Settings) -> StatsStore:
             from urlshortener.stats import sqlite  # noqa: PLC0415
 
             return sqlite.SqliteStats(_file(address, "STATS_URL"), retention=retention)
-        case "redis":
-            return _redis_stats(address, retention, sentinels=False)
         case _:
-            return _redis_stats(address, retention, sentinels=True)
+            return _redis_stats(address, retention)
 
 
 def open_source(settings: Settings, spool: Spool | None) -> EventSource:
@@ -85,3 +92,51 @@ def open_publisher(settings: Settings, spool: Spool) -> "amqp.AmqpPublisher":
     from urlshortener.events import amqp  # noqa: PLC0415
 
     return amqp.AmqpPublisher(_broker(settings), _topology(settings), spool)
+
+
+async def migrate_links(settings: Settings) -> str:
+    """Bring the database of links up to date; say what was done."""
+    match settings.links_url.scheme:
+        case "sqlite":
+            from urlshortener.links import sqlite  # noqa: PLC0415
+
+            return str(await sqlite.migrate(_file(settings.links_url, "LINKS_URL")))
+        case _:
+            from urlshortener.links import postgresql  # noqa: PLC0415
+
+            return str(await postgresql.migrate(_postgresql(settings.links_url)))
+
+
+def _file(address: Address, name: str) -> Path:
+    if not address.path or address.hosts:
+        raise WrongSetting(f"{name}: three slashes and a path are needed, as sqlite:///data/file.db")
+    return Path(address.path)
+
+
+def _redis_stats(address: Address, retention: timedelta) -> StatsStore:
+    from urlshortener.stats import redis, redis_connection  # noqa: PLC0415
+
+    master, _, database = address.path.rpartition("/")
+    if (database and not database.isdigit()) or (address.scheme == "redis") != (not master):
+        raise WrongSetting("STATS_URL: the path is /DATABASE, behind sentinels /MASTER/DATABASE, as /mymaster/0")
+    number = int(database or 0)
+    where: redis_connection.RedisServer | redis_connection.Sentinels
+    if address.scheme == "redis":
+        host, port = address.hosts[0]
+        where = redis_connection.RedisServer(host, port, address.password, address.user, number)
+    else:
+        where = redis_connection.Sentinels(address.hosts, master, address.password, address.user, number)
+    return redis.RedisStats(redis_connection.RedisConnection(where), retention=retention)
+
+
+def _broker(settings: Settings) -> "amqp.Broker":
+    from urlshortener.events import amqp  # noqa: PLC0415
+
+    address = settings.events_url
+    return amqp.Broker(address.hosts, address.user or "guest", address.password or "guest", address.path or "/")
+
+
+def _topology(settings: Settings) -> "amqp.Topology":
+    from urlshortener.events import amqp  # noqa: PLC0415
+
+    return amqp.Topology(settings.events_exchange, settings.events_queue, settings.events_routing_key)

@@ -1,26 +1,29 @@
 """What each command starts, in which order, and how it ends.
 
-    shortener   links, spool, publisher          :8080
-    analytics   source, counts, links to read    :8081
-    run         both doors in one process; with in-process:// the source is the spool itself
+shortener   links, spool, publisher          :8080
+analytics   source, counts, links to read    :8081
+run         both in one process; with in-process:// the source is the spool itself
 """
 
 import asyncio
 import contextlib
+import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from urlshortener import __version__
-from urlshortener.errors import StoreUnavailable, WrongSetting
+from urlshortener.errors import Unavailable, WrongSetting
+from urlshortener.events.channel import EventSource
 from urlshortener.events.spool import Spool
 from urlshortener.events.visitor import Visitors
 from urlshortener.links.directory import Directory
+from urlshortener.links.store import LinkStore
 from urlshortener.services import backends
 from urlshortener.services.analytics import analytics_app
 from urlshortener.services.counting import Counting
@@ -28,4 +31,223 @@ from urlshortener.services.http import Readiness, ops_app
 from urlshortener.services.runner import Door, listen, serve
 from urlshortener.services.shortener import shortener_app
 from urlshortener.settings import Settings
+from urlshortener.stats.store import StatsStore
 from urlshortener.telemetry import LOG, set_up_logs, set_up_traces
+
+_ANALYTICS_CACHE_BYTES = 16 * 1024 * 1024  # there links only tell an unknown code from one that nobody followed
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+async def migrate(settings: Settings) -> str:
+    """Bring the database of links up to date; return what was done, in words."""
+    set_up_logs(settings.log_level, readable=sys.stderr.isatty())
+    backends.check_addresses("migrate", settings)
+    return await backends.migrate_links(settings)
+
+
+async def run(command: str, settings: Settings) -> int:
+    """Be that process until a signal comes; return its exit code."""
+    set_up_logs(settings.log_level, readable=sys.stderr.isatty())
+    backends.check_addresses(command, settings)
+    _check_token(settings)
+    if command == "run":
+        await backends.migrate_links(settings)
+    process = _Process(settings)
+    with contextlib.ExitStack() as stack:
+        if settings.otel_exporter_otlp_endpoint:
+            service = f"url-shortener-{command}" if command == "run" else f"{command}-service"
+            stack.callback(
+                set_up_traces(settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg, service)
+            )
+        if command in ("run", "shortener"):
+            process.add_shortener(_visitor_secret(command, settings))
+        if command in ("run", "analytics"):
+            process.add_analytics()
+        if command == "run":
+            _greet(settings, process.doors)
+        return await serve(
+            process.doors,
+            process.up(),
+            process.readiness,
+            drain_delay=settings.drain_delay,
+            stop_timeout=settings.stop_timeout,
+        )
+
+
+class _Process:
+    """The parts that a command asked for, and the order in which they come up and end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._links: LinkStore = backends.open_links(settings)
+        self._directory: Directory | None = None
+        self._spool: Spool | None = None
+        self._stats: StatsStore | None = None
+        self._source: EventSource | None = None
+        self._publisher: Any = None
+        self.readiness = Readiness()
+        self.doors: list[Door] = []
+
+    def add_shortener(self, visitor_secret: str) -> None:
+        settings = self._settings
+        self._directory = Directory(
+            self._links,
+            cache_max_bytes=settings.cache_max_bytes,
+            warm_links=settings.cache_warm_links,
+            stale_max=settings.stale_max,
+        )
+        self._spool = Spool(settings.spool_dir, settings.spool_max_bytes)
+        if settings.events_url.scheme == "amqp":
+            self._publisher = backends.open_publisher(settings, self._spool)
+            self.readiness.words["broker"] = lambda: _word(self._publisher.is_connected)
+        app = shortener_app(
+            self._directory,
+            self._spool,
+            Visitors(visitor_secret, settings.keep_full_address),
+            self.readiness,
+            now=_now,
+            public_url=settings.public_url,
+            admin_token=settings.admin_token,
+            trusted_proxies=settings.trusted_proxies,
+            referrer_policy=settings.referrer_policy,
+        )
+        self._open("shortener-service", app, "shortener")
+
+    def add_analytics(self) -> None:
+        settings = self._settings
+        if self._directory is None:
+            self._directory = Directory(
+                self._links,
+                cache_max_bytes=_ANALYTICS_CACHE_BYTES,
+                warm_links=0,
+                stale_max=settings.stale_max,
+            )
+        self._stats = backends.open_stats(settings)
+        self._source = source = backends.open_source(settings, self._spool)
+        self.readiness.words["events"] = lambda: _word(source.is_connected)
+        app = analytics_app(
+            self._stats,
+            self._directory.follow,
+            self.readiness,
+            now=_now,
+            series_retention=settings.series_retention,
+            admin_token=settings.admin_token,
+        )
+        self._open("analytics-service", app, "analytics")
+
+    def _open(self, service_name: str, app: Any, name: str) -> None:
+        host = self._settings.host
+        for suffix, application, stays in (
+            ("port", app, False),
+            ("ops_port", ops_app(service_name, self.readiness), True),
+        ):
+            setting = f"{name}_{suffix}"
+            self.doors.append(
+                Door(listen(host, getattr(self._settings, setting), setting.upper()), application, stays_open=stays)
+            )
+
+    @contextlib.asynccontextmanager
+    async def up(self) -> AsyncIterator[Sequence[asyncio.Task[Any]]]:
+        """Everything works within. On leaving: what was answered is handed on, then each part ends."""
+        assert self._directory is not None
+        directory = self._directory
+        self.readiness.words["links"] = lambda: "ok" if directory.is_listening else "unavailable"
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._links.close)
+            await directory.start()
+            stack.push_async_callback(directory.stop)
+            await _answers("links", self._links.ping)
+            if self._stats is not None:
+                stack.push_async_callback(self._stats.close)
+                await _answers("stats", self._stats.ping)
+            tasks = self._work()
+            if self._spool is not None:
+                stack.callback(self._spool.close)
+            stack.push_async_callback(_cancelled, tasks)
+            yield tasks
+            await self._handed_on()
+
+    def _work(self) -> list[asyncio.Task[Any]]:
+        tasks = []
+        if self._publisher is not None:
+            tasks.append(asyncio.create_task(self._publisher.run(), name="publisher"))
+        if self._source is not None and self._stats is not None:
+            counting = Counting(self._source, self._stats, _now)
+            tasks.append(asyncio.create_task(counting.run(), name="counting"))
+            tasks.append(asyncio.create_task(counting.tidy(), name="tidy"))
+        return tasks
+
+    async def _handed_on(self) -> None:
+        """Wait until the spool is empty; the runner's limit ends it, and what is left stays on disk."""
+        while self._spool is not None and self._spool.unsent:  # noqa: ASYNC110 (nobody needs to be told but a stop)
+            await asyncio.sleep(0.02)
+
+
+async def _answers(name: str, ping: Callable[[], Awaitable[None]]) -> None:
+    """Wait for a back end's first answer: only then is a start successful."""
+    pause = 0.1
+    while True:
+        try:
+            return await ping()
+        except Unavailable as error:
+            LOG.warning("waiting", extra={"back_end": name, "detail": error.detail})
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(time.time(), UTC)
+
+
+def _word(connected: bool) -> str:
+    return "ok" if connected else "unavailable"
+
+
+def _check_token(settings: Settings) -> None:
+    try:
+        is_loopback = ip_address(settings.host).is_loopback
+    except ValueError:
+        is_loopback = settings.host == "localhost"
+    if not is_loopback and not settings.admin_token:
+        raise WrongSetting(f"ADMIN_TOKEN: is needed to listen on {settings.host}, beyond loopback.")
+
+
+def _visitor_secret(command: str, settings: Settings) -> str:
+    """The setting; or for `run` the one that it made at its first start."""
+    if settings.visitor_secret:
+        return settings.visitor_secret
+    if command != "run":
+        raise WrongSetting("VISITOR_SECRET: is needed, the same on every replica: 16 or more random characters.")
+    path = settings.data_dir / "visitor-secret"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "w") as secret:
+            secret.write(secrets.token_urlsafe(32))
+    made = path.read_text().strip()
+    if len(made) < 16:
+        raise WrongSetting(f"VISITOR_SECRET: {path} holds no secret; remove it, and another is made.")
+    return made
+
+
+def _greet(settings: Settings, doors: Sequence[Door]) -> None:
+    """Where everything is, and two lines to paste."""
+    shortener, analytics = (door.url for door in doors if not door.stays_open)
+    token = "-H 'X-Api-Key: '\"$ADMIN_TOKEN\" " if settings.admin_token else ""
+    create = f"""curl -s {token}{shortener}/api/v1/urls --json '{{"url":"https://example.com/","code":"cat"}}'"""
+    print(
+        f"url-shortener {__version__}\n"
+        f"  short links  {shortener}  (how to: {shortener}/docs)\n"
+        f"  counts       {analytics}  (how to: {analytics}/docs)\n"
+        f"  data         {Path(settings.data_dir).resolve()}\n"
+        f"Paste these to try it; Ctrl-C stops:\n"
+        f"  {create}\n"
+        f"  curl -i {shortener}/cat; curl -s {analytics}/api/v1/analytics/cat",
+        flush=True,
+    )

@@ -1,0 +1,142 @@
+"""One back end is restarted, or killed and comes back, while visitors follow links: what they and the counts see."""
+
+import asyncio
+import collections
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import httpx
+import pytest
+
+from tests.backends.postgresql import Postgresql
+from tests.backends.rabbitmq import RabbitMQ
+from tests.backends.redis import Redis
+from tests.journeys.systems import System, two_services
+from tests.journeys.test_the_road import made, until_counted
+
+_REDIRECTS_A_SECOND = 200
+
+
+@pytest.fixture
+def servers(
+    own_postgresql: Postgresql, own_rabbitmq: RabbitMQ, own_redis: Redis
+) -> Iterator[tuple[System, Postgresql, RabbitMQ, Redis]]:
+    system = two_services(
+        own_postgresql, own_postgresql.fresh_database(), own_rabbitmq, own_rabbitmq.fresh_vhost(), own_redis, 0
+    )
+    try:
+        system.start()
+        yield system, own_postgresql, own_rabbitmq, own_redis
+    finally:
+        system.close()
+
+
+class Visitors:
+    """A steady stream of visitors of known links, each on time, whoever is slow."""
+
+    def __init__(self, system: System, codes: list[str]) -> None:
+        self._system = system
+        self._codes = itertools.cycle(codes)
+        self.answered: collections.Counter[str] = collections.Counter()
+        self.failed: list[str] = []
+        self.slowest_seconds = 0.0
+        self.is_over = False
+
+    async def come(self) -> None:
+        async with (
+            httpx.AsyncClient(base_url=self._system.shortener, timeout=10) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            began = time.monotonic()
+            for number in itertools.count():
+                await asyncio.sleep(began + number / _REDIRECTS_A_SECOND - time.monotonic())
+                if self.is_over:
+                    return
+                group.create_task(self._one(client, next(self._codes)))
+
+    async def _one(self, client: httpx.AsyncClient, code: str) -> None:
+        began = time.monotonic()
+        try:
+            answer = await client.get(f"/{code}")
+        except httpx.HTTPError as error:
+            self.failed.append(type(error).__name__)
+            return
+        self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
+        if answer.status_code == 307:
+            self.answered[code] += 1
+        else:
+            self.failed.append(str(answer.status_code))
+
+
+@contextlib.asynccontextmanager
+async def visited(system: System, codes: list[str]) -> AsyncIterator[Visitors]:
+    """Visitors come while this is open; those under way are answered before it ends."""
+    visitors = Visitors(system, codes)
+    task = asyncio.create_task(visitors.come())
+    try:
+        yield visitors
+        await asyncio.sleep(1)  # visitors of the time after
+    finally:
+        visitors.is_over = True
+        await task
+
+
+@pytest.mark.parametrize("breaks", ["restarted", "killed"])
+@pytest.mark.parametrize("which", ["PostgreSQL", "RabbitMQ", "Redis"])
+async def test_a_back_end_goes_and_comes_back_and_nothing_is_lost(
+    servers: tuple[System, Postgresql, RabbitMQ, Redis], which: str, breaks: str
+) -> None:
+    system, *backends = servers
+    backend = dict(zip(("PostgreSQL", "RabbitMQ", "Redis"), backends, strict=True))[which]
+    codes = [made(system, f"https://example.com/{number}") for number in range(20)]
+    go: Callable[[], None] = backend.stop if breaks == "restarted" else backend.kill
+    async with visited(system, codes) as visitors:
+        await asyncio.sleep(1)
+        await asyncio.to_thread(go)
+        await asyncio.sleep(1)
+        await asyncio.to_thread(backend.start)
+        back = time.monotonic()
+        await _until_made(system)
+        made_again = time.monotonic() - back
+    expected = dict(visitors.answered)
+    assert not visitors.failed
+    assert await until_counted(system, expected, 40) == expected
+    print(
+        f"\n{which} {breaks}: {sum(expected.values())} redirects, none failed,"
+        f" slowest {visitors.slowest_seconds:.2f} s; a link could be made {made_again:.1f} s after it was back,"
+        f" all was counted {time.monotonic() - back:.1f} s after"
+    )
+
+
+async def _until_made(system: System) -> None:
+    """A link can be made again, within seconds."""
+    end = time.monotonic() + 20
+    async with httpx.AsyncClient(base_url=system.shortener, timeout=10) as client:
+        while True:
+            answer = await client.post("/api/v1/urls", json={"url": "https://example.com/"})
+            if answer.status_code == 201:
+                return
+            assert answer.status_code == 503, answer.text
+            assert time.monotonic() < end, "no link could be made within 20 s"
+            await asyncio.sleep(0.1)
+
+
+async def test_while_the_database_is_away_known_links_redirect_and_others_are_told_to_come_again(
+    servers: tuple[System, Postgresql, RabbitMQ, Redis],
+) -> None:
+    system, postgresql, *_ = servers
+    code = made(system)
+    assert httpx.get(f"{system.shortener}/{code}").status_code == 307
+    await asyncio.to_thread(postgresql.kill)
+    began = time.monotonic()
+    cold = httpx.get(f"{system.shortener}/unknown1")
+    assert (cold.status_code, cold.json()["code"]) == (503, "STORE_UNAVAILABLE")
+    assert "retry-after" in cold.headers
+    assert time.monotonic() - began < 1.5
+    assert httpx.get(f"{system.shortener}/{code}").status_code == 307
+    assert httpx.get(f"{system.shortener}/ready").status_code == 200
+    create = httpx.post(f"{system.shortener}/api/v1/urls", json={"url": "https://example.com/"}, timeout=10)
+    assert (create.status_code, "retry-after" in create.headers) == (503, True)
+    assert await until_counted(system, {code: 2}, 10) == {code: 2}  # counts ask no database
