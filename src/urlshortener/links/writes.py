@@ -1,0 +1,169 @@
+"""Making, changing and deleting links, through failovers and in spite of callers who leave."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from urlshortener import telemetry
+from urlshortener.errors import OutcomeUnknown, Refused, StoreUnavailable
+from urlshortener.links.batches import Gatherer, Question
+from urlshortener.links.cache import Cache
+from urlshortener.links.link import Change, Draft, Link
+from urlshortener.links.store import LinkStore
+
+Asked = TypeVar("Asked")
+Result = TypeVar("Result")
+
+ANSWER_SECONDS = 7.8  # the contract's 8 s, less the way back
+SETTLE_SECONDS = 30.0  # how much longer an unknown outcome is settled after nobody waits for it any more
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 1.0
+STOP_SECONDS = 5.0
+
+LARGEST_BATCH = 500
+MOST_UNDER_WAY = 4  # each may hang in its commit with a connection
+MOST_WAITING = 20_000
+
+
+class Writes:
+    """Writes to the database: each is tried again, with the same identity, until its outcome is known.
+
+    A write runs in a task that no request can cancel, for a commit that is broken off may be done all the same.
+    Its caller hears within ANSWER_SECONDS: the outcome; or StoreUnavailable, if nothing was done; or OutcomeUnknown,
+    and the write goes on for a while to settle it.
+    """
+
+    def __init__(self, store: LinkStore, cache: Cache) -> None:
+        self._store = store
+        self._cache = cache
+        self._creates: Gatherer[Draft, Link] = Gatherer(
+            self._keep, largest_batch=LARGEST_BATCH, most_under_way=MOST_UNDER_WAY, most_waiting=MOST_WAITING
+        )
+        self._alone: set[asyncio.Task[None]] = set()
+
+    async def create(self, draft: Draft) -> Link:
+        question = self._creates.ask(draft)
+        await asyncio.wait((question.answered,), timeout=ANSWER_SECONDS)
+        if self._creates.withdraw(question):
+            raise StoreUnavailable("The database of links did not get to this in time; nothing was made.")
+        try:
+            return _outcome(question)
+        except OutcomeUnknown:
+            telemetry.CREATES_UNKNOWN.inc()
+            raise
+
+    async def change(self, code: str, change: Change, now: datetime) -> Link | None:
+        async def attempt() -> Link | None:
+            with self._cache.reading() as reading:
+                link = await self._store.change(code, change, now)
+                if link is not None:
+                    self._cache.keep_own(link, reading)
+            return link
+
+        return await self._by_itself(attempt)
+
+    async def delete(self, code: str, now: datetime) -> bool:
+        async def attempt() -> bool:
+            # False may be the answer to a second attempt whose first was done: then the row bears our time.
+            is_deleted = await self._store.delete(code, now) or await self._was_deleted_at(code, now)
+            if is_deleted:
+                self._cache.keep_deletion(code, now)
+            return is_deleted
+
+        return await self._by_itself(attempt)
+
+    async def stop(self) -> None:
+        """Give writes that are under way a moment to end."""
+        if self._alone:
+            await asyncio.wait(self._alone, timeout=STOP_SECONDS)
+        for write in self._alone:
+            write.cancel()
+        await asyncio.gather(*self._alone, return_exceptions=True)
+        await self._creates.finish(STOP_SECONDS)
+
+    async def _keep(self, questions: Sequence[Question[Draft, Link]]) -> None:
+        """Answer a batch of drafts. If it fails in a way nobody foresaw, by halves, so that one spoils no other."""
+        drafts = [question.item for question in questions]
+        try:
+            outcomes = await _until_known(lambda: self._add(drafts))
+        except (StoreUnavailable, OutcomeUnknown):
+            raise
+        except Exception as error:
+            if len(questions) == 1:
+                raise
+            telemetry.LOG.error("A batch of new links failed (%s): its halves are tried alone.", type(error).__name__)
+            middle = len(questions) // 2
+            for half in (questions[:middle], questions[middle:]):
+                await self._keep_alone(half)
+            return
+        for question, outcome in zip(questions, outcomes, strict=True):
+            if isinstance(outcome, Link):
+                question.answer(outcome)
+            else:
+                question.fail(outcome)
+
+    async def _keep_alone(self, questions: Sequence[Question[Draft, Link]]) -> None:
+        try:
+            await self._keep(questions)
+        except Exception as error:  # is the outcome for these, and must not reach the others
+            for question in questions:
+                question.fail(error)
+
+    async def _add(self, drafts: Sequence[Draft]) -> list[Link | Refused]:
+        with self._cache.reading() as reading:
+            outcomes = await self._store.add_many(drafts)
+            for outcome in outcomes:
+                if isinstance(outcome, Link):
+                    self._cache.keep(outcome, reading, from_primary=True)
+        return outcomes
+
+    async def _was_deleted_at(self, code: str, now: datetime) -> bool:
+        link = (await self._store.find_many([code])).get(code)
+        return link is not None and link.deleted_at == now
+
+    async def _by_itself(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        question: Question[None, Result] = Question(None)
+        write = asyncio.create_task(_answer(question, attempt))
+        self._alone.add(write)
+        write.add_done_callback(self._alone.discard)
+        await asyncio.wait((question.answered,), timeout=ANSWER_SECONDS)
+        return _outcome(question)
+
+
+async def _answer(question: Question[None, Result], attempt: Callable[[], Awaitable[Result]]) -> None:
+    try:
+        question.answer(await _until_known(attempt))
+    except asyncio.CancelledError:
+        question.fail(OutcomeUnknown("The service stopped before the database answered."))
+        raise
+    except Exception as error:  # belongs to whoever asked, whatever it is
+        question.fail(error)
+
+
+def _outcome(question: Question[Asked, Result]) -> Result:
+    if not question.answered.done():
+        raise OutcomeUnknown("The database of links did not answer in time; it may have been done.")
+    return question.answered.result()
+
+
+async def _until_known(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Try the same write again, with growing pauses, while its caller may wait or its outcome is unknown."""
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    pause = FIRST_PAUSE_SECONDS
+    unknown: OutcomeUnknown | None = None
+    while True:
+        try:
+            return await attempt()
+        except OutcomeUnknown as error:
+            last: Exception = error
+            unknown = error
+        except StoreUnavailable as error:
+            last = unknown or error  # one attempt that may have been done is not undone by the next
+        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if unknown else 0)
+        if loop.time() + pause > began_at + patience_seconds:
+            raise last
+        await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, keeps no secret
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,229 @@
+import random
+import string
+import tracemalloc
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from tests.links.scripted_store import NOON, HandClock, a_link
+from urlshortener.links.cache import LIFE_SECONDS, Cache, Recently, bytes_of
+from urlshortener.links.link import Link
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def cache(clock: HandClock) -> Cache:
+    cache = Cache(1 << 30, clock)
+    cache.connected()
+    return cache
+
+
+def keep(cache: Cache, link: Link, *, from_primary: bool = True) -> bool:
+    with cache.reading() as reading:
+        return cache.keep(link, reading, from_primary=from_primary)
+
+
+def held_target(cache: Cache, code: str) -> str:
+    held = cache.held(code)
+    assert held is not None
+    return held.link.target
+
+
+def test_a_reading_of_the_primary_stays_fresh_while_changes_are_told_of(cache: Cache, clock: HandClock) -> None:
+    keep(cache, a_link("cat"))
+    clock.advance(7 * 86400)
+    assert cache.known("cat") is not None
+
+
+def test_a_reading_of_a_replica_lives_a_minute(cache: Cache, clock: HandClock) -> None:
+    keep(cache, a_link("cat"), from_primary=False)
+    clock.advance(LIFE_SECONDS - 0.1)
+    assert cache.known("cat") is not None
+    clock.advance(0.1)
+    assert cache.known("cat") is None
+    assert cache.held("cat") is not None
+
+
+def test_a_reading_made_while_nobody_listens_lives_a_minute(cache: Cache, clock: HandClock) -> None:
+    cache.lost()
+    keep(cache, a_link("cat"))
+    clock.advance(LIFE_SECONDS - 0.1)
+    assert cache.known("cat") is not None
+    clock.advance(0.1)
+    assert cache.known("cat") is None
+
+
+@pytest.mark.parametrize("event", ["lost", "connected"])
+def test_when_the_listener_is_lost_or_back_older_entries_are_expired(cache: Cache, event: str) -> None:
+    keep(cache, a_link("cat"))
+    getattr(cache, event)()
+    assert cache.known("cat") is None
+    assert held_target(cache, "cat") == "https://example.org/"
+
+
+def test_a_reading_that_began_before_the_loss_is_expired_when_it_arrives(cache: Cache) -> None:
+    with cache.reading() as reading:
+        cache.lost()
+        assert cache.keep(a_link("cat"), reading, from_primary=True)
+    assert cache.known("cat") is None
+
+
+def test_an_expired_entry_was_true_until_the_listener_was_lost(cache: Cache, clock: HandClock) -> None:
+    keep(cache, a_link("cat"))
+    clock.advance(500)
+    lost_at = clock()
+    cache.lost()
+    clock.advance(500)
+    held = cache.held("cat")
+    assert held is not None
+    assert held.last_true_at() == lost_at
+
+
+def test_a_notification_expires_what_is_held_and_keeps_it(cache: Cache) -> None:
+    keep(cache, a_link("cat"))
+    keep(cache, a_link("dog"))
+    cache.changed("cat")
+    assert cache.known("cat") is None
+    assert cache.held("cat") is not None
+    assert cache.known("dog") is not None
+
+
+def test_a_notification_voids_readings_under_way_for_its_code_alone(cache: Cache) -> None:
+    with cache.reading() as reading:
+        cache.changed("cat")
+        assert not cache.keep(a_link("cat"), reading, from_primary=True)
+        assert cache.keep(a_link("dog"), reading, from_primary=True)
+    assert cache.known("cat") is None
+    assert cache.known("dog") is not None
+
+
+def test_a_replicas_reading_never_overwrites_a_newer_version(cache: Cache) -> None:
+    keep(cache, a_link("cat", "https://new.example/", version=2))
+    cache.connected()
+    assert not keep(cache, a_link("cat", "https://old.example/", version=1), from_primary=False)
+    assert held_target(cache, "cat") == "https://new.example/"
+
+
+def test_a_later_reading_of_the_primary_always_wins(cache: Cache, clock: HandClock) -> None:
+    keep(cache, a_link("cat", "https://lost-in-a-failover.example/", version=7))
+    clock.advance(1)
+    assert keep(cache, a_link("cat", "https://true.example/", version=6))
+    assert held_target(cache, "cat") == "https://true.example/"
+
+
+def test_of_two_readings_of_the_primary_that_cross_the_newer_version_wins(cache: Cache, clock: HandClock) -> None:
+    with cache.reading() as early:
+        clock.advance(1)
+        keep(cache, a_link("cat", "https://new.example/", version=2))
+        assert not cache.keep(a_link("cat", "https://old.example/", version=1), early, from_primary=True)
+    assert held_target(cache, "cat") == "https://new.example/"
+
+
+def test_a_replicas_reading_does_not_shorten_the_life_of_the_primarys(cache: Cache, clock: HandClock) -> None:
+    keep(cache, a_link("cat"))
+    keep(cache, a_link("cat"), from_primary=False)
+    clock.advance(LIFE_SECONDS + 1)
+    assert cache.known("cat") is not None
+
+
+def test_an_own_change_is_known_at_once_and_voids_what_is_being_read(cache: Cache) -> None:
+    keep(cache, a_link("cat", "https://old.example/"))
+    with cache.reading() as lookup, cache.reading() as write:
+        cache.keep_own(a_link("cat", "https://new.example/", version=2), write)
+        assert not cache.keep(a_link("cat", "https://old.example/"), lookup, from_primary=True)
+    known = cache.known("cat")
+    assert known is not None
+    assert known.target == "https://new.example/"
+
+
+def test_an_own_change_whose_notification_came_first_is_kept_as_expired(cache: Cache) -> None:
+    keep(cache, a_link("cat", "https://old.example/"))
+    with cache.reading() as write:
+        cache.changed("cat")
+        cache.keep_own(a_link("cat", "https://new.example/", version=2), write)
+    assert cache.known("cat") is None
+    assert held_target(cache, "cat") == "https://new.example/"
+
+
+def test_of_two_own_changes_the_newer_is_kept_whichever_is_heard_of_first(cache: Cache) -> None:
+    with cache.reading() as first, cache.reading() as second:
+        cache.keep_own(a_link("cat", "https://third.example/", version=3), second)
+        cache.keep_own(a_link("cat", "https://second.example/", version=2), first)
+    assert held_target(cache, "cat") == "https://third.example/"
+
+
+def test_a_link_deleted_here_is_never_served_as_it_was(cache: Cache) -> None:
+    keep(cache, a_link("cat"))
+    cache.keep_deletion("cat", NOON)
+    assert cache.known("cat") is None
+    held = cache.held("cat")
+    assert held is not None
+    assert held.link.is_deleted
+
+
+def test_the_least_recently_used_goes_first(clock: HandClock) -> None:
+    links = [a_link(code) for code in ("ant", "bee", "cat")]
+    cache = Cache(sum(map(bytes_of, links)), clock)
+    for link in links:
+        keep(cache, link)
+    assert cache.known("ant") is not None
+    keep(cache, a_link("dog"))
+    assert [code for code in ("ant", "bee", "cat", "dog") if cache.known(code)] == ["ant", "cat", "dog"]
+
+
+def test_the_cache_stays_below_its_bound_and_its_sum_is_that_of_its_entries(clock: HandClock) -> None:
+    cache = Cache(50_000, clock)
+    chance = random.Random(7)
+    kept: dict[str, Link] = {}
+    for _ in range(2000):
+        code = str(chance.randrange(200))
+        link = a_link(code, "https://example.org/" + "x" * chance.randrange(500))
+        match chance.randrange(4):
+            case 0:
+                cache.forget(code)
+            case 1:
+                cache.changed(code)
+            case _:
+                keep(cache, link)
+                kept[code] = link
+        assert cache.bytes <= 50_000
+    held = [entry.link for code in kept if (entry := cache.held(code))]
+    assert len(held) == len(cache) > 20
+    assert cache.bytes == sum(map(bytes_of, held))
+
+
+def test_the_estimate_of_bytes_is_what_python_takes(clock: HandClock) -> None:
+    chance = random.Random(7)
+    cache = Cache(1 << 40, clock)
+    number = 30_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for second in range(number):
+            code = "".join(chance.choices(string.ascii_letters + string.digits, k=8))
+            at, later = datetime.fromtimestamp(second, UTC), datetime.fromtimestamp(second + 1, UTC)
+            target = "https://example.org/" + "x" * chance.randrange(100)
+            clock.advance(0.001)
+            keep(cache, Link(UUID(int=chance.getrandbits(128)), code, target, at, later))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    taken = after - before
+    assert 0.9 * taken < cache.bytes < 1.25 * taken
+
+
+def test_what_happened_recently_is_forgotten_after_a_while_and_bounded(clock: HandClock) -> None:
+    recently = Recently(5.0, 100, clock)
+    recently.add("cat")
+    assert "cat" in recently
+    clock.advance(5)
+    assert "cat" not in recently
+    for number in range(1000):
+        recently.add(str(number))
+    assert len(recently) == 100
+    assert "999" in recently
