@@ -1,0 +1,344 @@
+"""What every store of counts promises."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from urlshortener.events.event import AccessEvent, EventId
+from urlshortener.stats.access import microseconds
+from urlshortener.stats.sqlite import SqliteStats
+from urlshortener.stats.store import LinkStats, StatsStore
+
+RETENTION = timedelta(days=400)
+
+# Noon of yesterday: some hours around it are the same day, and no store takes it for too old.
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36"
+SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
+
+
+@pytest.fixture(params=["sqlite"])
+async def stats(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StatsStore]:
+    store = SqliteStats(tmp_path / "stats.db", retention=RETENTION)
+    yield store
+    await store.close()
+
+
+def event(
+    seq: int | str,
+    code: str = "cat",
+    *,
+    at: datetime = NOON,
+    epoch: str = "epoch",
+    user_agent: str | None = CHROME,
+    visitor: str | None = None,
+) -> AccessEvent:
+    """An event with a number in an epoch, or with a foreign publisher's id."""
+    return AccessEvent(seq if isinstance(seq, str) else EventId(epoch, seq), code, at, user_agent, visitor=visitor)
+
+
+async def record(stats: StatsStore, *events: AccessEvent) -> tuple[int, int]:
+    recorded = await stats.record(events)
+    return recorded.counted, recorded.duplicates
+
+
+async def counted(stats: StatsStore, code: str = "cat") -> int:
+    of_link = await stats.of(code)
+    return of_link.access_count if of_link else 0
+
+
+async def visitors(stats: StatsStore, code: str = "cat") -> int:
+    of_link = await stats.of(code)
+    assert of_link
+    return of_link.visitors
+
+
+# ---- once each
+
+
+async def test_an_access_is_counted(stats: StatsStore) -> None:
+    assert await record(stats, event(0, at=NOON, visitor="ann")) == (1, 0)
+    assert await stats.of("cat") == LinkStats("cat", access_count=1, bots=0, visitors=1, last_accessed_at=NOON)
+
+
+async def test_a_code_that_nobody_followed_has_no_counts(stats: StatsStore) -> None:
+    await record(stats, event(0, "cat"))
+    assert await stats.of("dog") is None
+    assert await stats.quarters("dog", NOON - DAY, NOON + DAY) == {}
+
+
+async def test_twice_delivered_is_once_counted(stats: StatsStore) -> None:
+    assert await record(stats, event(7), event(8)) == (2, 0)
+    assert await record(stats, event(8), event(9)) == (1, 1)
+    assert await record(stats, event(7), event(8), event(9)) == (0, 3)
+    assert await counted(stats) == 3
+
+
+async def test_twice_in_one_batch_is_once_counted(stats: StatsStore) -> None:
+    assert await record(stats, event(1), event(1), event("x"), event(1), event("x")) == (2, 3)
+    assert await counted(stats) == 2
+
+
+async def test_numbers_may_come_in_any_order(stats: StatsStore) -> None:
+    numbers = [4096, 3, 70_000, 0, 65_536, 8_191, 65_535, 1, 4095, 1_000_000_000_000]
+    for number in numbers:
+        assert await record(stats, event(number)) == (1, 0)
+    for number in sorted(numbers):
+        assert await record(stats, event(number)) == (0, 1)
+    assert await record(stats, event(2), event(69_999)) == (2, 0)
+    assert await counted(stats) == len(numbers) + 2
+
+
+async def test_blocks_of_numbers_that_are_full_stay_counted(stats: StatsStore) -> None:
+    most = 70_000  # more than one block of any store
+    for first in range(0, most, 5_000):
+        assert await record(stats, *(event(seq) for seq in range(first, first + 5_000))) == (5_000, 0)
+    for first in (0, 4_090, 60_000, most - 100):
+        assert await record(stats, *(event(seq) for seq in range(first, first + 100))) == (0, 100)
+    assert await record(stats, event(most)) == (1, 0)
+    assert await counted(stats) == most + 1
+
+
+async def test_the_same_number_of_another_epoch_is_another_event(stats: StatsStore) -> None:
+    both = [event(seq, epoch=epoch) for seq in range(10) for epoch in ("one", "two")]
+    assert await record(stats, *both) == (20, 0)
+    assert await record(stats, *reversed(both)) == (0, 20)
+    assert await counted(stats) == 20
+
+
+async def test_foreign_ids_are_counted_once_each(stats: StatsStore) -> None:
+    assert await record(stats, event("a"), event("b")) == (2, 0)
+    assert await record(stats, event("b"), event("c")) == (1, 1)
+    assert await counted(stats) == 3
+
+
+async def test_foreign_ids_and_numbers_do_not_meet(stats: StatsStore) -> None:
+    mixed = [event(0), event("0"), event("epoch"), event("epoch:0"), event(1, epoch="0")]
+    assert await record(stats, *mixed) == (5, 0)
+    assert await record(stats, *mixed) == (0, 5)
+
+
+async def test_an_empty_batch_counts_nothing(stats: StatsStore) -> None:
+    assert await record(stats) == (0, 0)
+    assert (await stats.top(10, 0)).total == 0
+
+
+async def test_a_batch_that_fails_leaves_nothing(stats: StatsStore) -> None:
+    broken = event(2, at=NOON.replace(tzinfo=None))  # no time that anything can be compared with
+    with pytest.raises(TypeError):
+        await record(stats, event(0, "new"), event("foreign", "new"), broken)
+    assert await stats.of("new") is None
+    assert (await stats.top(10, 0)).total == 0
+    assert await record(stats, event(0, "new"), event("foreign", "new")) == (2, 0)
+
+
+EXAMPLE = count()  # so that no two examples share an epoch or a code
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    deliveries=st.lists(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["one", "two", "foreign"]),
+                st.integers(0, 12) | st.sampled_from([4095, 4096, 65_535, 65_536]),
+            ),
+            max_size=25,
+        ),
+        max_size=8,
+    ),
+    shuffle=st.randoms(use_true_random=False),
+)
+async def test_counts_are_those_of_a_set(
+    stats: StatsStore, deliveries: list[list[tuple[str, int]]], shuffle: Random
+) -> None:
+    """Whatever the order, the split, the repetition and the mixture of epochs."""
+    example = f"e{next(EXAMPLE)}-"
+    known: set[tuple[str, int]] = set()
+    again = [identity for delivery in deliveries for identity in delivery]
+    shuffle.shuffle(again)
+    for delivery in [*deliveries, again]:
+        fresh = set(delivery) - known
+        known |= fresh
+        batch = [_of_identity(example, *identity) for identity in delivery]
+        assert await record(stats, *batch) == (len(fresh), len(delivery) - len(fresh))
+    by_code = Counter(_of_identity(example, *identity).code for identity in known)
+    for code, expected in by_code.items():
+        assert await counted(stats, code) == expected
+
+
+def _of_identity(example: str, epoch: str, seq: int) -> AccessEvent:
+    code = f"{example}{seq % 3}"
+    return event(f"{example}{seq}", code) if epoch == "foreign" else event(seq, code, epoch=example + epoch)
+
+
+# ---- what is counted
+
+
+async def test_the_last_access_is_the_latest_and_not_the_last_to_come(stats: StatsStore) -> None:
+    latest = NOON + timedelta(microseconds=123_456)
+    await record(stats, event(0, at=latest), event(1, at=NOON))
+    await record(stats, event(2, at=NOON - 3 * SECOND))
+    of_link = await stats.of("cat")
+    assert of_link and of_link.last_accessed_at == latest
+
+
+async def test_bots_are_counted_and_told_apart(stats: StatsStore) -> None:
+    bots = ["Googlebot/2.1 (+http://www.google.com/bot.html)", "curl/7.88.1"]
+    agents = [*bots, CHROME, None]
+    assert await record(stats, *(event(seq, user_agent=agent) for seq, agent in enumerate(agents))) == (4, 0)
+    of_link = await stats.of("cat")
+    assert of_link and (of_link.access_count, of_link.bots) == (4, 2)
+
+
+async def test_codes_that_differ_only_in_case_are_two(stats: StatsStore) -> None:
+    await record(stats, event(0, "cat"), event(1, "Cat"), event(2, "Cat"))
+    assert (await counted(stats, "cat"), await counted(stats, "Cat")) == (1, 2)
+
+
+async def test_a_visitor_is_one_for_all_the_day(stats: StatsStore) -> None:
+    await record(stats, event(0, visitor="ann"), event(1, visitor="ann"), event(2, visitor="bob"), event(3))
+    await record(stats, event(4, visitor="ann", at=NOON + timedelta(hours=11)))
+    assert await visitors(stats) == 2
+
+
+async def test_a_visitor_counts_again_on_another_day(stats: StatsStore) -> None:
+    await record(stats, event(0, visitor="ann"), event(1, visitor="ann", at=NOON - DAY))
+    assert await visitors(stats) == 2
+
+
+async def test_a_visitor_of_two_links_counts_for_both(stats: StatsStore) -> None:
+    await record(stats, event(0, "cat", visitor="ann"), event(1, "dog", visitor="ann"))
+    assert (await visitors(stats, "cat"), await visitors(stats, "dog")) == (1, 1)
+
+
+async def test_visitors_are_right_to_two_percent(stats: StatsStore) -> None:
+    many, few = 20_000, 2_000
+    days = [*((number, NOON) for number in range(many))]
+    days += [(number, NOON - DAY * back) for number in range(few) for back in (1, 2)]
+    for first in range(0, len(days), 2_000):
+        batch = [
+            event(first + seq, at=at, visitor=f"visitor {number}")
+            for seq, (number, at) in enumerate(days[first : first + 2_000])
+        ]
+        await stats.record(batch)
+    assert await visitors(stats) == pytest.approx(many + 2 * few, rel=0.02)
+
+
+async def test_a_closed_day_keeps_its_visitors(stats: StatsStore) -> None:
+    await record(stats, *(event(seq, visitor=f"visitor {seq % 5}") for seq in range(10)))
+    await stats.tidy(NOON + 10 * DAY)
+    assert await visitors(stats) == 5
+    await stats.tidy(NOON + 11 * DAY)
+    assert await visitors(stats) == 5
+
+
+async def test_who_comes_after_the_day_was_closed_is_counted_and_no_visitor(stats: StatsStore) -> None:
+    await record(stats, event(0, visitor="ann"))
+    await stats.tidy(NOON + 10 * DAY)
+    assert await record(stats, event(1, visitor="ann"), event(2, visitor="bob")) == (2, 0)
+    assert (await counted(stats), await visitors(stats)) == (3, 1)
+
+
+async def test_a_day_stays_open_for_a_week(stats: StatsStore) -> None:
+    await record(stats, event(0, visitor="ann"))
+    await stats.tidy(NOON + 7 * DAY)
+    await record(stats, event(1, visitor="ann"), event(2, visitor="bob"))
+    assert await visitors(stats) == 2
+
+
+# ---- when
+
+
+def quarter(at: datetime) -> int:
+    return microseconds(at) // 900_000_000
+
+
+async def test_quarters_tell_when(stats: StatsStore) -> None:
+    last_of_it = NOON + timedelta(minutes=14, seconds=59, microseconds=999_999)
+    times = [NOON, last_of_it, NOON + timedelta(minutes=15), NOON + timedelta(hours=5), NOON - 3 * DAY]
+    await record(stats, *(event(seq, at=at) for seq, at in enumerate(times)), event(9, "dog"))
+    await record(stats, event(10, at=NOON))
+    first = quarter(NOON)
+    assert await stats.quarters("cat", NOON - 4 * DAY, NOON + DAY) == {
+        first - 3 * 96: 1,
+        first: 3,
+        first + 1: 1,
+        first + 20: 1,
+    }
+
+
+async def test_quarters_are_those_from_the_start_until_before_the_end(stats: StatsStore) -> None:
+    minutes = [-15, 0, 15, 30]
+    await record(stats, *(event(seq, at=NOON + timedelta(minutes=late)) for seq, late in enumerate(minutes)))
+    found = await stats.quarters("cat", NOON, NOON + timedelta(minutes=30))
+    assert found == {quarter(NOON): 1, quarter(NOON) + 1: 1}
+    assert await stats.quarters("cat", NOON, NOON) == {}
+    assert await stats.quarters("cat", NOON + DAY, NOON) == {}
+
+
+async def test_any_stretch_of_time_may_be_asked_for(stats: StatsStore) -> None:
+    await record(stats, event(0))
+    everything = await stats.quarters("cat", datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+    assert everything == {quarter(NOON): 1}
+
+
+async def test_quarters_of_many_months_are_found(stats: StatsStore) -> None:
+    times = [NOON - 9 * DAY * back for back in range(40)]
+    await record(stats, *(event(seq, at=at) for seq, at in enumerate(times)))
+    assert await stats.quarters("cat", times[-1], NOON + DAY) == {quarter(at): 1 for at in times}
+
+
+# ---- most followed
+
+
+async def follow(stats: StatsStore, **times: int) -> None:
+    codes = [code for code, often in times.items() for _ in range(often)]
+    await record(stats, *(event(seq, code) for seq, code in enumerate(codes)))
+
+
+async def codes_of(stats: StatsStore, limit: int, offset: int = 0) -> Sequence[tuple[str, int]]:
+    return [(of_link.code, of_link.access_count) for of_link in (await stats.top(limit, offset)).items]
+
+
+async def test_the_most_followed_come_first_and_equal_ones_by_code(stats: StatsStore) -> None:
+    await follow(stats, cat=3, dog=5, ant=3, Bee=3, eel=1)
+    assert await codes_of(stats, 10) == [("dog", 5), ("Bee", 3), ("ant", 3), ("cat", 3), ("eel", 1)]
+
+
+async def test_pages_follow_each_other(stats: StatsStore) -> None:
+    await follow(stats, cat=3, dog=5, ant=3, bee=3, eel=1)
+    pages = [await codes_of(stats, 2, offset) for offset in (0, 2, 4, 6)]
+    assert pages == [[("dog", 5), ("ant", 3)], [("bee", 3), ("cat", 3)], [("eel", 1)], []]
+
+
+async def test_a_page_knows_how_many_codes_there_are(stats: StatsStore) -> None:
+    await follow(stats, cat=1, dog=2, ant=2)
+    await record(stats, event(100, "cat"), event(101, "new"), event(102, "new"))
+    for limit, offset in ((1, 0), (10, 0), (1, 50)):
+        assert (await stats.top(limit, offset)).total == 4
+
+
+async def test_a_page_shows_the_same_as_the_link_alone(stats: StatsStore) -> None:
+    await record(stats, event(0, visitor="ann"), event(1, user_agent="curl/7.88.1"), event(2, "dog", at=NOON - DAY))
+    shown = (await stats.top(10, 0)).items
+    assert list(shown) == [await stats.of("cat"), await stats.of("dog")]
+
+
+async def test_who_overtakes_moves_up(stats: StatsStore) -> None:
+    await follow(stats, cat=3, dog=2)
+    await record(stats, event(100, "dog"), event(101, "dog"))
+    assert await codes_of(stats, 10) == [("dog", 4), ("cat", 3)]
+
+
+async def test_it_answers(stats: StatsStore) -> None:
+    await stats.ping()  # raises if not
+    await stats.tidy(NOON)
+    await stats.ping()
