@@ -39,6 +39,7 @@ class ScriptedStore:
         self.most_busy = 0
         self.listener: ChangeListener | None = None
         self._listened = asyncio.Event()
+        self._listening: asyncio.Future[None] | None = None
 
     def called(self, name: str) -> list[frozenset[str]]:
         return [codes for called, codes in self.calls if called == name]
@@ -130,7 +131,14 @@ class ScriptedStore:
     async def listen(self, listener: ChangeListener) -> None:
         self.listener = listener
         self._listened.set()
-        await asyncio.Event().wait()
+        self._listening = asyncio.get_running_loop().create_future()
+        await self._listening
+
+    def break_listening(self) -> None:
+        """Let `listen` end in a way nobody foresaw."""
+        assert self._listening is not None
+        self._listened.clear()
+        self._listening.set_exception(RuntimeError("nobody foresaw this"))
 
     async def ping(self) -> None:
         await self._called("ping")
