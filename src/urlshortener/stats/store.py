@@ -41,6 +41,16 @@ class StatsStore(Protocol):
     Every call ends within a few seconds; a store that cannot be reached is StoreUnavailable.
     """
 
+    @property
+    def grace_seconds(self) -> float:
+        """For so long a failover may undo what was recorded, also when it was replicated; 0: never."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Grows when another process of the store answers: what an older one recorded may be undone."""
+        ...
+
     async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
         """Count each event id once, however often it comes, in whatever order. Atomic: all of the batch, or nothing.
 
@@ -69,7 +79,7 @@ class StatsStore(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Return if it answers now; raise StoreUnavailable if not."""
+        """Return if it takes writes now, from the process that `generation` tells; raise StoreUnavailable if not."""
         ...
 
     async def close(self) -> None: ...
