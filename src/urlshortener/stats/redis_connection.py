@@ -20,7 +20,7 @@ _CONNECT_SECONDS = 0.5
 _ANSWER_SECONDS = 1.0  # for each answer; WAIT's own limit must stay below it
 _CALL_SECONDS = 3.0  # for all of a call: its place in the row, finding the master, connecting, the answers
 _FIRST_PAUSE_SECONDS = 0.05
-_LONGEST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 0.5
 _LINES_FOR_WRITES = 4
 _LINES_FOR_READS = 4
 _REPLICAS_ASKED_EVERY_SECONDS = 2.0
@@ -62,6 +62,7 @@ class Line:
         self._connection = connection
         self.run_id = ""
         self.generation = 0
+        self.has_served = False
         self.replicas = 0  # that are online, as of `replicas_known_at`
         self.replicas_known_at = float("-inf")
 
@@ -173,6 +174,8 @@ class RedisConnection:
             raise
         else:
             STATS_AVAILABLE.set(1)
+            self._pause_seconds = 0.0
+            line.has_served = True
             await self._give_back(line)
 
     async def _take(self) -> Line:
@@ -182,9 +185,7 @@ class RedisConnection:
                 return line
             await line.close()
         await asyncio.sleep(self._pause_seconds)
-        line = await self._open()
-        self._pause_seconds = 0.0
-        return line
+        return await self._open()
 
     async def _give_back(self, line: Line) -> None:
         if line.generation == self.generation and not self._closed:
@@ -197,7 +198,7 @@ class RedisConnection:
         LOG.warning("The counts in Redis cannot be reached", extra={"reason": _reason(error)})
         if line is not None:
             await line.close()
-        else:
+        if line is None or not line.has_served:
             self._pause_seconds = min(max(2 * self._pause_seconds, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
         await self._drop_idle()
 
