@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.backends.postgresql import Postgresql, PostgresqlPair
+from tests.backends.rabbitmq import Rabbitmq
 from tests.backends.redis import Redis, RedisSentinel
 from tests.backends.server import ServerMissing
 
@@ -98,3 +99,24 @@ def own_redis_sentinel() -> Iterator[RedisSentinel]:
     with _installed(), RedisSentinel() as group:
         group.start()
         yield group
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[Rabbitmq]:
+    """A RabbitMQ for everybody; take a `vhost` on it."""
+    with _installed(), Rabbitmq() as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def vhost(rabbitmq: Rabbitmq) -> str:
+    """The name of a fresh, empty virtual host on `rabbitmq`."""
+    return rabbitmq.fresh_vhost()
+
+
+@pytest.fixture
+def own_rabbitmq() -> Iterator[Rabbitmq]:
+    with _installed(), Rabbitmq("own-rabbitmq") as server:
+        server.start()
+        yield server

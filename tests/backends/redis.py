@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.backends.ports import free_port
 from tests.backends.server import Server, ServerMissing
@@ -46,6 +48,7 @@ class _AnyRedis(Server):
             socket_timeout=2,
             socket_connect_timeout=2,
             decode_responses=True,
+            retry=Retry(NoBackoff(), 0),  # who asks wants to know how it is now
         )
 
     def _command(self) -> Sequence[str]:

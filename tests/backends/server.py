@@ -65,7 +65,7 @@ class Server(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_folder_of_this_run()))
-        self.folder.chmod(0o711)
+        self.folder.chmod(0o755)
         self.log = self.folder / "log"
         self._keeper: subprocess.Popen[bytes] | None = None
 
