@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import asyncpg
 from sqlalchemy import ColumnElement, Table, any_, func, literal, select
@@ -34,7 +34,10 @@ from urlshortener.links.store import ChangeListener
 from urlshortener.telemetry import DATABASE_RETRIES, LOG
 
 T = TypeVar("T")
-Driver = asyncpg.Connection[asyncpg.Record]
+if TYPE_CHECKING:
+    Driver = asyncpg.Connection[asyncpg.Record]
+else:
+    Driver = asyncpg.Connection
 
 CONNECT_SECONDS = 0.8  # for each host
 PREPARE_SECONDS = 1.5  # for what SQLAlchemy asks of a new connection
@@ -57,6 +60,8 @@ HEARTBEAT_LIMIT_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 1.0
 MIGRATION_LOCK = 7_263_016_405_511_870  # any number, always the same
 
+# TimeoutError is an OSError, since Python 3.11 asyncio's too.
+_DRIVER_ERRORS = (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _MOVED = ("25006", "57P01", "57P02", "57P03")  # read-only; terminated; crashed; starting or stopping
 _IN_EACH_OTHERS_WAY = ("40001", "40P01")
 _REFUSED_CLASSES = ("22", "23")  # a value it cannot take; a constraint
@@ -141,7 +146,7 @@ class PostgresqlDatabase:
     async def listen(self, listener: ChangeListener) -> None:
         pause_seconds = 0.05
         while True:
-            with suppress(_NoServer, _TryAgain, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(_NoServer, *_DRIVER_ERRORS):
                 async with _listening(self._servers, listener) as heartbeat:
                     listener.connected()
                     pause_seconds = 0.05
@@ -221,9 +226,12 @@ class _Pool:
     async def _connect(self) -> Driver:
         driver = await self._connector.connect()
         driver.add_log_listener(self._noticed)
-        timer = asyncio.get_running_loop().call_later(PREPARE_SECONDS, driver.terminate)
-        self._preparing[driver] = timer
+        self._preparing[driver] = asyncio.get_running_loop().call_later(PREPARE_SECONDS, self._overdue, driver)
         return driver
+
+    def _overdue(self, driver: Driver) -> None:
+        del self._preparing[driver]
+        driver.terminate()
 
     def _made(self, connection: Any, entry: ConnectionPoolEntry) -> None:
         entry.info["generation"] = self._generation
@@ -261,7 +269,7 @@ class _Pool:
             if driver in self._doubtful:
                 raise OutcomeUnknown("The standby did not confirm: the outcome is not known.")
             return result
-        except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _DRIVER_ERRORS as error:
             self._judge(error, driver, is_committing)
         finally:
             self._doubtful.discard(driver)
@@ -273,7 +281,7 @@ class _Pool:
             connection = await self._engine.connect()
         except NoConnectionFree as error:
             raise StoreUnavailable("The database of links is too busy.") from error
-        except (_NoServer, DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (_NoServer, *_DRIVER_ERRORS) as error:
             raise _TryAgain("unreachable") from error
         driver = (await connection.get_raw_connection()).driver_connection
         assert driver is not None
@@ -302,7 +310,7 @@ class _Pool:
             outcome = await connection.run_sync(migrations.upgrade)
             await connection.commit()
             return outcome
-        except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _DRIVER_ERRORS as error:
             self._judge(error, driver, is_committing=False)
         finally:
             await _give_back(connection, driver)
@@ -312,6 +320,11 @@ class _Pool:
 
 
 async def _give_back(connection: AsyncConnection, driver: Driver) -> None:
+    try:
+        if not driver.is_closed():
+            await connection.rollback()
+    except _DRIVER_ERRORS:
+        driver.terminate()
     if driver.is_closed():
         await connection.invalidate()
     await connection.close()
@@ -377,7 +390,7 @@ class Connector:
                 statement_cache_size=0,  # SQLAlchemy has its own
                 server_settings=self._settings,
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _DRIVER_ERRORS as error:
             self._complain(host, _sqlstate(error) or type(error).__name__)
             return None
         _notice_dead_peers(driver)

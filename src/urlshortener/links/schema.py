@@ -70,9 +70,7 @@ links = Table(
 )
 
 _NOT_DELETED = links.c.deleted_at.is_(None)
-Index(
-    "links_newest", links.c.created_at, links.c.id, postgresql_where=_NOT_DELETED, sqlite_where=_NOT_DELETED
-)
+Index("links_newest", links.c.created_at, links.c.id, postgresql_where=_NOT_DELETED, sqlite_where=_NOT_DELETED)
 
 idempotency_keys = Table(
     "idempotency_keys",

@@ -1,0 +1,312 @@
+"""The connections to PostgreSQL on bad days: killed, paused, moved, cut off in the middle of a commit."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.backends.postgresql import Postgresql, PostgresqlPair
+from tests.links.cut_replies import CutReplies
+from tests.links.stores import NOW, draft, drawing, keyed, later, listening, opened, postgresql_store, servers
+from urlshortener.errors import OutcomeUnknown, StoreUnavailable
+from urlshortener.links.link import Change, Draft, Link
+from urlshortener.links.postgresql import Connector, PostgresqlDatabase, Role, Servers, open_store
+from urlshortener.links.postgresql import migrate as migrate_links
+from urlshortener.links.sql_store import SqlLinkStore
+
+WAITING_FOR_STANDBY = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+async def migrated(database: str, *hosts: Postgresql) -> Servers:
+    way = servers(database, *hosts)
+    await migrate_links(way)
+    return way
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.02)
+
+
+async def sooner_or_later(ask: Callable[[], Awaitable[Any]], seconds: float = 15) -> Any:
+    """What it answers, once it no longer raises an outage; everything else it raises is a failure at once."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await ask()
+            except (StoreUnavailable, OutcomeUnknown):
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    begin = time.monotonic()
+    yield
+    assert time.monotonic() - begin < seconds
+
+
+def test_the_password_is_never_shown() -> None:
+    assert "secret" not in repr(Servers((("db", 5432),), "app", "secret", "links"))
+
+
+@pytest.mark.parametrize("commit_arrives", [True, False])
+@pytest.mark.parametrize("new", [draft(), keyed("k", "cat"), keyed("k", "taken", code_was_chosen=False)])
+async def test_a_commit_whose_reply_is_cut_is_unknown_and_the_same_draft_again_is_one_link(
+    postgresql: Postgresql, database: str, commit_arrives: bool, new: Draft
+) -> None:
+    await migrated(database, postgresql)
+    async with (
+        CutReplies(postgresql.host, postgresql.port) as proxy,
+        opened(postgresql_store(servers(database, postgresql, port=proxy.port), drawing("fox", "owl"))) as store,
+    ):
+        await store.add_many([draft("taken")])
+        proxy.cut_next_commit, proxy.commit_arrives = True, commit_arrives
+        with pytest.raises(OutcomeUnknown):
+            await store.add_many([new])
+        assert proxy.cuts == 1
+        assert (new.id in {link.id for link in await store.page(10)}) is commit_arrives
+        (made,) = await store.add_many([new])
+        assert isinstance(made, Link)
+        assert made.id == new.id
+        assert [link.id for link in await store.page(10) if link.code != "taken"] == [new.id]
+
+
+async def test_a_pooled_connection_that_was_ended_is_replaced_without_an_error(
+    postgresql: Postgresql, database: str
+) -> None:
+    way = await migrated(database, postgresql)
+    async with opened(postgresql_store(way, drawing())) as store:
+        await asyncio.gather(*(store.add_many([draft(f"code-{n}")]) for n in range(4)))
+        end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+        await asyncio.to_thread(postgresql.run_sql, end)
+        answers = await asyncio.gather(*(store.add_many([draft(f"more-{n}")]) for n in range(4)))
+        assert all(isinstance(answer, Link) for (answer,) in answers)
+
+
+async def test_a_pooled_connection_that_became_read_only_is_replaced_without_an_error(
+    postgresql: Postgresql, database: str
+) -> None:
+    way = await migrated(database, postgresql)
+    connections = PostgresqlDatabase(way)
+
+    async def demote(connection: Any) -> None:
+        await connection.execute(sa.text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+
+    async with opened(SqlLinkStore(connections)) as store:
+        await connections.write(demote)
+        (made,) = await store.add_many([draft()])
+        assert isinstance(made, Link)
+
+
+async def test_a_killed_server_is_unavailable_at_once_and_found_again_when_it_is_back(
+    own_postgresql: Postgresql,
+) -> None:
+    way = await migrated(own_postgresql.fresh_database(), own_postgresql)
+    async with opened(open_store(way)) as store:
+        await store.add_many([draft("cat")])
+        await store.find_many(["cat"])
+        await asyncio.to_thread(own_postgresql.kill)
+        async with time_limit(1.5):
+            with pytest.raises(StoreUnavailable):
+                await store.find_many(["cat"])
+        async with time_limit(4.5):
+            with pytest.raises(StoreUnavailable):
+                await store.add_many([draft("dog")])
+        await asyncio.to_thread(own_postgresql.start)
+        async with time_limit(3):
+            assert "cat" in await sooner_or_later(lambda: store.find_many(["cat"]))
+            await sooner_or_later(lambda: store.add_many([draft("dog")]))
+
+
+async def test_a_hanging_server_keeps_no_reader_waiting_and_is_used_again_when_it_goes_on(
+    own_postgresql: Postgresql,
+) -> None:
+    way = await migrated(own_postgresql.fresh_database(), own_postgresql)
+    async with opened(open_store(way)) as store:
+        await store.add_many([draft("cat")])
+        await asyncio.gather(*(store.find_many(["cat"]) for _ in range(3)))
+        await asyncio.to_thread(own_postgresql.pause)
+        try:
+            async with time_limit(1.5):
+                answers = await asyncio.gather(
+                    *(store.find_many(["cat"]) for _ in range(20)), store.ping(), return_exceptions=True
+                )
+            assert all(isinstance(answer, StoreUnavailable) for answer in answers)
+        finally:
+            await asyncio.to_thread(own_postgresql.resume)
+        async with time_limit(5):
+            assert "cat" in await sooner_or_later(lambda: store.find_many(["cat"]))
+
+
+async def test_writes_and_reads_follow_the_primary_to_another_host(postgresql_pair: PostgresqlPair) -> None:
+    name = postgresql_pair.primary.fresh_database()
+    way = await migrated(name, *postgresql_pair.members)
+    async with opened(open_store(way)) as store:
+        await store.add_many([draft("cat")])
+        await store.find_many(["cat"])
+        await asyncio.to_thread(postgresql_pair.wait_until_replicating)
+        await asyncio.to_thread(postgresql_pair.primary.kill)
+        await asyncio.to_thread(postgresql_pair.promote_replica)
+        async with time_limit(4):
+            (made,) = await sooner_or_later(lambda: store.add_many([keyed("k", "dog")]))
+            assert set(await sooner_or_later(lambda: store.find_many(["cat", "dog"]))) == {"cat", "dog"}
+        assert isinstance(made, Link)
+
+
+async def test_a_primary_that_was_demoted_and_stays_is_left_for_the_new_one(postgresql_pair: PostgresqlPair) -> None:
+    name = postgresql_pair.primary.fresh_database()
+    way = await migrated(name, *postgresql_pair.members)
+    async with opened(open_store(way)) as store:
+        await store.add_many([draft("cat")])
+        await store.find_many(["cat"])
+        await asyncio.to_thread(postgresql_pair.switch_over)
+        (made,) = await sooner_or_later(lambda: store.add_many([draft("dog")]))
+        assert isinstance(made, Link)
+        assert set(await sooner_or_later(lambda: store.find_many(["cat", "dog"]))) == {"cat", "dog"}
+
+
+async def test_readers_prefer_a_replica_and_take_the_primary_when_there_is_none(
+    postgresql_pair: PostgresqlPair,
+) -> None:
+    way = servers("postgres", *postgresql_pair.members)
+    connector = Connector(way, Role.REPLICA_IF_ANY, {})
+    for _ in range(4):
+        connection = await connector.connect()
+        assert await connection.fetchval("SELECT pg_is_in_recovery()") is True
+        await connection.close()
+    await asyncio.to_thread(postgresql_pair.replica.kill)
+    connection = await connector.connect()
+    assert await connection.fetchval("SELECT pg_is_in_recovery()") is False
+    await connection.close()
+
+
+async def test_a_host_that_says_nothing_does_not_keep_the_next_one_from_being_asked(postgresql: Postgresql) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = (silent.getsockname(), (postgresql.host, postgresql.port))
+        way = Servers(hosts, postgresql.user, postgresql.password, "postgres")
+        connector = Connector(way, Role.PRIMARY, {})
+        async with time_limit(2):
+            await (await connector.connect()).close()
+        async with time_limit(0.5):  # the last good one is asked first
+            await (await connector.connect()).close()
+
+
+async def test_a_peer_that_vanishes_is_noticed_by_the_kernel(postgresql: Postgresql) -> None:
+    connection = await Connector(servers("postgres", postgresql), Role.PRIMARY, {}).connect()
+    peer = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+    assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 2
+    assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
+    await connection.close()
+
+
+async def test_a_cancelled_caller_cancels_no_commit(synchronous_postgresql_pair: PostgresqlPair) -> None:
+    pair = synchronous_postgresql_pair
+    way = await migrated(pair.primary.fresh_database(), *pair.members)
+    async with opened(open_store(way)) as store:
+        await store.add_many([draft("cat")])
+        await asyncio.to_thread(pair.replica.pause)
+        try:
+            caller = asyncio.create_task(store.add_many([draft("dog")]))
+            await until(lambda: pair.primary.run_sql(WAITING_FOR_STANDBY) == "1")
+            caller.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+            for _ in range(10):  # half a second, in which a cancelled commit would have shown itself
+                await asyncio.sleep(0.05)
+                assert await store.find_many(["dog"]) == {}
+            assert await asyncio.to_thread(pair.primary.run_sql, WAITING_FOR_STANDBY) == "1"
+        finally:
+            await asyncio.to_thread(pair.replica.resume)
+        found = await sooner_or_later(lambda: store.find_many(["dog"]))
+        while not found:
+            found = await store.find_many(["dog"])
+        assert "dog" in found
+
+
+async def test_a_commit_that_stopped_waiting_for_its_standby_is_no_success(
+    synchronous_postgresql_pair: PostgresqlPair,
+) -> None:
+    pair = synchronous_postgresql_pair
+    way = await migrated(pair.primary.fresh_database(), *pair.members)
+    async with opened(open_store(way)) as store:
+        await store.add_many([draft("cat")])
+        new = draft("dog")
+        await asyncio.to_thread(pair.replica.pause)
+        try:
+            writing = asyncio.create_task(store.add_many([new]))
+            await until(lambda: pair.primary.run_sql(WAITING_FOR_STANDBY) == "1")
+            cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            await asyncio.to_thread(pair.primary.run_sql, cancel)
+            with pytest.raises(OutcomeUnknown):
+                await writing
+        finally:
+            await asyncio.to_thread(pair.replica.resume)
+        (made,) = await sooner_or_later(lambda: store.add_many([new]))
+        assert made.id == new.id
+
+
+async def test_commits_that_hang_keep_no_reader_waiting_and_the_next_writer_not_for_long(
+    synchronous_postgresql_pair: PostgresqlPair,
+) -> None:
+    pair = synchronous_postgresql_pair
+    way = await migrated(pair.primary.fresh_database(), *pair.members)
+    async with opened(open_store(way)) as store:
+        await store.add_many([draft("cat")])
+        await asyncio.to_thread(pair.replica.pause)
+        try:
+            writes = [asyncio.create_task(store.add_many([draft(f"code-{n}")])) for n in range(4)]
+            await until(lambda: pair.primary.run_sql(WAITING_FOR_STANDBY) == "4")
+            async with time_limit(1):
+                assert "cat" in await store.find_many(["cat"])
+            async with time_limit(2):
+                with pytest.raises(StoreUnavailable):
+                    await store.add_many([draft("one-too-many")])
+        finally:
+            await asyncio.to_thread(pair.replica.resume)
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert all(isinstance(outcome, list | OutcomeUnknown) for outcome in outcomes)
+
+
+async def next_of(told: "asyncio.Queue[str]", seconds: float) -> str:
+    async with asyncio.timeout(seconds):
+        return await told.get()
+
+
+async def test_a_change_on_one_replica_is_told_on_another_within_a_second(
+    postgresql: Postgresql, database: str
+) -> None:
+    way = await migrated(database, postgresql)
+    async with opened(postgresql_store(way, drawing())) as one, opened(postgresql_store(way, drawing())) as other:
+        await one.add_many([draft("cat")])
+        async with listening(other) as told:
+            assert await next_of(told, 5) == "connected"
+            await one.change("cat", Change(enabled=False), later())
+            assert await next_of(told, 1) == "cat"
+            await one.delete("cat", NOW)
+            assert await next_of(told, 1) == "cat"
+
+
+async def test_a_listener_is_told_when_the_notifications_stop_and_when_they_flow_again(
+    own_postgresql: Postgresql,
+) -> None:
+    way = await migrated(own_postgresql.fresh_database(), own_postgresql)
+    async with opened(open_store(way)) as store, listening(store) as told:
+        await store.add_many([draft("cat")])
+        assert await next_of(told, 5) == "connected"
+        await asyncio.to_thread(own_postgresql.kill)
+        assert await next_of(told, 1) == "lost"
+        await asyncio.to_thread(own_postgresql.start)
+        assert await next_of(told, 5) == "connected"
+        await asyncio.to_thread(own_postgresql.pause)
+        assert await next_of(told, 2.5) == "lost"
+        await asyncio.to_thread(own_postgresql.resume)
+        assert await next_of(told, 10) == "connected"
+        await sooner_or_later(lambda: store.change("cat", Change(enabled=False), later()))
+        assert await next_of(told, 2) == "cat"
