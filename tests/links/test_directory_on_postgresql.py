@@ -10,6 +10,7 @@ import pytest
 
 from tests.backends.postgresql import Postgresql, PostgresqlPair
 from tests.links.scripted_store import NOON, a_draft, until
+from urlshortener import telemetry
 from urlshortener.errors import StoreUnavailable
 from urlshortener.links import postgresql as links_in_postgresql
 from urlshortener.links.directory import Directory
@@ -128,6 +129,7 @@ async def test_known_links_are_followed_without_a_wait_whatever_happens_to_the_d
         await until(lambda: directory.is_listening)
         links = await asyncio.gather(*(directory.create(a_draft(f"code{number}")) for number in range(20)))
         visitors = Visitors(directory, links)
+        served_stale = telemetry.REGISTRY.get_sample_value("link_stale_served_total") or 0
         async with visitors.visiting():
             if fault == "restarted":
                 await asyncio.to_thread(own_postgresql.stop)
@@ -140,6 +142,7 @@ async def test_known_links_are_followed_without_a_wait_whatever_happens_to_the_d
                     with pytest.raises(StoreUnavailable):
                         await directory.follow(f"unknown{attempt}")
                     assert time.perf_counter() - began < 1.0
+                assert (telemetry.REGISTRY.get_sample_value("link_stale_served_total") or 0) > served_stale
                 await asyncio.to_thread(own_postgresql.start if fault == "killed" else own_postgresql.resume)
             await until(lambda: directory.is_listening, within_seconds=10)
             await until(lambda: all(directory.known(link.code) for link in links), within_seconds=5)

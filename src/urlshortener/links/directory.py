@@ -307,7 +307,7 @@ class Directory:
                     return False
                 for link in links:
                     if not self._cache.is_full:
-                        self._cache.keep(link, reading, from_primary=False)  # the port does not say whose page it is
+                        self._cache.keep(link, reading, from_primary=True)
             if not links:
                 break
             loaded += len(links)

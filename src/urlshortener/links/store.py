@@ -66,7 +66,7 @@ class LinkStore(Protocol):
         ...
 
     async def page(self, limit: int, after: PageMark | None = None) -> list[Link]:
-        """Links that are not deleted, newest first; costs the same at any depth."""
+        """Links that are not deleted, newest first, as the primary has them; costs the same at any depth."""
         ...
 
     async def listen(self, listener: "ChangeListener") -> None:

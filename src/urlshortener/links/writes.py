@@ -163,7 +163,8 @@ async def _until_known(attempt: Callable[[], Awaitable[Result]]) -> Result:
         except StoreUnavailable as error:
             last = unknown or error  # one attempt that may have been done is not undone by the next
         patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if unknown else 0)
-        if loop.time() + pause > began_at + patience_seconds:
+        this_pause = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, keeps no secret
+        if loop.time() + this_pause > began_at + patience_seconds:
             raise last
-        await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, keeps no secret
+        await asyncio.sleep(this_pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
