@@ -11,8 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.backends.redis import Redis
 from urlshortener.events.event import AccessEvent, EventId
 from urlshortener.stats.access import microseconds
+from urlshortener.stats.redis import RedisStats
+from urlshortener.stats.redis_connection import RedisConnection, RedisServer
 from urlshortener.stats.sqlite import SqliteStats
 from urlshortener.stats.store import LinkStats, StatsStore
 
@@ -24,11 +27,22 @@ CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "redis"])
 async def stats(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StatsStore]:
-    store = SqliteStats(tmp_path / "stats.db", retention=RETENTION)
+    store: StatsStore = _redis(request) if request.param == "redis" else _sqlite(tmp_path)
     yield store
     await store.close()
+
+
+def _sqlite(folder: Path) -> SqliteStats:
+    return SqliteStats(folder / "stats.db", retention=RETENTION)
+
+
+def _redis(request: pytest.FixtureRequest) -> RedisStats:
+    server: Redis = request.getfixturevalue("redis_server")
+    database: int = request.getfixturevalue("redis_database")
+    place = RedisServer(server.host, server.port, server.password, database=database)
+    return RedisStats(RedisConnection(place), retention=RETENTION)
 
 
 def event(
@@ -240,7 +254,12 @@ async def test_a_closed_day_keeps_its_visitors(stats: StatsStore) -> None:
     assert await visitors(stats) == 5
 
 
-async def test_who_comes_after_the_day_was_closed_is_counted_and_no_visitor(stats: StatsStore) -> None:
+async def test_who_comes_after_the_day_was_closed_is_counted_and_no_visitor(
+    stats: StatsStore, request: pytest.FixtureRequest
+) -> None:
+    if isinstance(stats, RedisStats):
+        reason = "Redis closes a code's days with its next access, by Redis' clock: tests/stats/test_redis_stats.py"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     await record(stats, event(0, visitor="ann"))
     await stats.tidy(NOON + 10 * DAY)
     assert await record(stats, event(1, visitor="ann"), event(2, visitor="bob")) == (2, 0)

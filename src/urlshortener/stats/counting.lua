@@ -322,5 +322,26 @@ local function top(_, arguments)
     return answer
 end
 
+-- quarters(code, first span, last span, seconds that quarters are kept) -> [span, its hash, span, its hash, …]
+-- However long a stretch is asked for, only those spans are looked at that can be there.
+local function quarters(_, arguments)
+    local code = arguments[1]
+    local record = redis.call('GET', 'us:c:' .. code)
+    if not record then
+        return {}
+    end
+    local last_day = math.floor(cmsgpack.unpack(record)[1] / DAY_MICROSECONDS)
+    local oldest_kept_day = math.floor((redis.call('TIME')[1] - arguments[4]) / 86400)
+    local first_span = math.max(tonumber(arguments[2]), math.floor(oldest_kept_day / SPAN_DAYS))
+    local last_span = math.min(tonumber(arguments[3]), math.floor(last_day / SPAN_DAYS))
+    local answer = {}
+    for span = first_span, last_span do
+        answer[#answer + 1] = span
+        answer[#answer + 1] = redis.call('HGETALL', 'us:q:' .. code .. ':' .. span)
+    end
+    return answer
+end
+
 redis.register_function('shortener_count_v1', count)
 redis.register_function { function_name = 'shortener_top_v1', callback = top, flags = { 'no-writes' } }
+redis.register_function { function_name = 'shortener_quarters_v1', callback = quarters, flags = { 'no-writes' } }

@@ -16,12 +16,16 @@ from urlshortener.telemetry import LOG
 _LIBRARY = files("urlshortener.stats").joinpath("counting.lua").read_text("utf-8")
 _VERSION = _LIBRARY.partition("\n")[0].rpartition("_")[2]
 _WAIT_MILLISECONDS = 300
+_GRACE_SECONDS = 3.0
 _QUARTERS_OF_A_DAY = 96
 _SPAN_DAYS = 32  # as in counting.lua
 
 
 class RedisStats:
     """The StatsStore in Redis. One call for each batch; equal numbers on every replica that acknowledged it.
+
+    What the last seconds brought may be undone: the append-only file may be written up to 2 s late when the master is
+    killed and started again at once, and Sentinel may promote a replica that is behind. Then `generation` has grown.
 
     `replicas_to_wait_for`: how many replicas, of those that are there, must have a batch before it counts as
     replicated; None: all of them. Under Sentinel at least one, unless that is 0.
@@ -34,6 +38,10 @@ class RedisStats:
         self._retention_seconds = int(retention.total_seconds())
         self._replicas_to_wait_for = replicas_to_wait_for
         self._said_that_it_is_alone = False
+
+    @property
+    def grace_seconds(self) -> float:
+        return _GRACE_SECONDS
 
     @property
     def generation(self) -> int:
@@ -71,35 +79,37 @@ class RedisStats:
         return None if score is None else _link_stats(code, score, record)
 
     async def top(self, limit: int, offset: int) -> StatsPage:
-        try:
-            total, *page = await self._top(limit, offset)
-        except FunctionMissing:
-            await self._connection.load(_LIBRARY)
-            total, *page = await self._top(limit, offset)
+        total, *page = await self._ask_function("top", offset, limit)
         rows = zip(page[::3], page[1::3], page[2::3], strict=True)
         return StatsPage([_link_stats(code.decode(), score, record) for code, score, record in rows], total)
-
-    async def _top(self, limit: int, offset: int) -> list[Reply]:
-        (answer,) = await self._connection.read(("FCALL_RO", f"shortener_top_{_VERSION}", 0, offset, limit))
-        return list(answer)
 
     async def quarters(self, code: str, start: datetime, end: datetime) -> Mapping[int, int]:
         wanted = quarters_between(start, end)
         if not wanted:
             return {}
-        spans = range(_span(wanted[0]), _span(wanted[-1]) + 1)
-        hashes = await self._connection.read(*(("HGETALL", f"us:q:{code}:{span}") for span in spans))
+        spans = await self._ask_function("quarters", code, _span(wanted[0]), _span(wanted[-1]), self._retention_seconds)
         found: dict[int, int] = {}
-        for span, fields in zip(spans, hashes, strict=True):
+        for span, fields in zip(spans[::2], spans[1::2], strict=True):
             for day, packed in zip(fields[::2], fields[1::2], strict=True):
                 found |= _quarters_of_day(span * _SPAN_DAYS + int(day), packed)
         return {quarter: count for quarter, count in sorted(found.items()) if quarter in wanted}
+
+    async def _ask_function(self, name: str, *arguments: str | int) -> list[Reply]:
+        """A function that only reads: it answers on a master that takes no writes at the moment, too."""
+        command = ("FCALL_RO", f"shortener_{name}_{_VERSION}", 0, *arguments)
+        try:
+            (answer,) = await self._connection.read(command)
+        except FunctionMissing:
+            await self._connection.load(_LIBRARY)
+            (answer,) = await self._connection.read(command)
+        return list(answer)
 
     async def tidy(self, now: datetime) -> None:
         """Nothing is left to do: days are closed by the next access, and what is past its retention expires."""
 
     async def ping(self) -> None:
-        await self._connection.read(("GET", "us:beat"))  # unlike PING, refused by a server that still loads its data
+        async with self._connection.writing() as line:  # unlike PING, refused by whoever takes no writes now
+            await line.ask(("INCR", "us:beat"))
 
     async def close(self) -> None:
         await self._connection.close()
