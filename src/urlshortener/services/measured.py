@@ -3,7 +3,9 @@
 import time
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from urlshortener.services.caller import header
 from urlshortener.services.http import INTERNAL, PROBLEM_TYPE
@@ -18,9 +20,11 @@ class Measured:
     An unexpected error is logged once, with its traceback, and answered as a problem without it.
     """
 
-    def __init__(self, app: ASGIApp, service_name: str) -> None:
+    def __init__(self, app: FastAPI, service_name: str) -> None:
         self._app = app
         self._service_name = service_name
+        # Few values, however many codes there are.
+        self._templates = {route.endpoint: route.path for route in app.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,21 +49,19 @@ class Measured:
     def _words(self, scope: Scope) -> dict[str, Any]:
         return {
             "service": self._service_name,
-            "route": _route(scope),
+            "route": self._route(scope),
             "method": scope["method"],
             "request_id": header(scope, b"x-request-id"),
         }
 
+    def _route(self, scope: Scope) -> str:
+        return self._templates.get(scope.get("endpoint"), "unmatched")
+
     def _measure(self, scope: Scope, status: int, seconds: float) -> None:
-        route = _route(scope)
+        route = self._route(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         REQUESTS.labels(self._service_name, route, method, str(status)).inc()
         REQUEST_SECONDS.labels(self._service_name, route).observe(seconds)
-
-
-def _route(scope: Scope) -> str:
-    """The route's template: few values, however many codes there are."""
-    return getattr(scope.get("route"), "path", "unmatched")
 
 
 async def _internal(send: Send) -> None:

@@ -1,8 +1,8 @@
 """The shortener's door: create, change and follow links."""
 
 import base64
-import binascii
 import hashlib
+import re
 import struct
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -263,6 +263,7 @@ def _shown(link: Link, origin: str) -> ShownLink:
 
 # A cursor is where the page before ended; callers are not to look into it.
 _CURSOR = struct.Struct(">q16s")
+_CURSOR_TEXT = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -273,10 +274,11 @@ def _cursor(link: Link) -> str:
 
 def _mark(cursor: str) -> PageMark:
     try:
-        packed = base64.b64decode(cursor, altchars=b"-_", validate=True)
-        microseconds, id_bytes = _CURSOR.unpack(packed)
+        if not _CURSOR_TEXT.fullmatch(cursor):
+            raise ValueError
+        microseconds, id_bytes = _CURSOR.unpack(base64.urlsafe_b64decode(cursor))
         return PageMark(_EPOCH + timedelta(microseconds=microseconds), UUID(bytes=id_bytes))
-    except (binascii.Error, ValueError, struct.error, OverflowError):
+    except (ValueError, OverflowError):
         raise InvalidParameter("cursor: it is not a next_cursor of this service.", "cursor") from None
 
 

@@ -1,0 +1,151 @@
+"""The OpenAPI documents say what is true: thousands of made-up requests hold the services to them."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    allow_header_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from tests.services.conftest import RETENTION, Clock, ToldSpool, followed, make_shortener, open_directory
+from urlshortener.links.link import Draft
+from urlshortener.services.analytics import analytics_app
+from urlshortener.services.http import Readiness
+from urlshortener.stats.sqlite import SqliteStats
+
+CHECKS: Any = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+    unsupported_method,
+    allow_header_conformance,
+]
+BOUNDED = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+shortener_schema = schemathesis.pytest.from_fixture("shortener_document")
+analytics_schema = schemathesis.pytest.from_fixture("analytics_document")
+
+
+class Doors:
+    """Both doors on sockets, in a thread and a loop of their own."""
+
+    def __init__(self, migrated: Path, folder: Path) -> None:
+        self._migrated = migrated
+        self._folder = folder
+        self._is_up = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._servers: list[uvicorn.Server] = []
+        self.urls: list[str] = []
+
+    async def serve(self) -> None:
+        clock, readiness = Clock(), Readiness({"links": lambda: "ok"})
+        readiness.ready()
+        stats = SqliteStats(self._folder / "stats.db", retention=RETENTION, clock=clock)
+        async with open_directory(self._migrated, self._folder) as directory:
+            await stats.record([followed("cat", 1, clock.at)])
+            await directory.create(Draft(uuid4(), "cat", "https://example.com/", clock.at, code_was_chosen=True))
+            apps = [
+                make_shortener(directory, ToldSpool(), clock, readiness),
+                analytics_app(stats, directory.follow, readiness, now=clock, series_retention=RETENTION),
+            ]
+            await self._serve(apps)
+        await stats.close()
+
+    async def _serve(self, apps: list[Any]) -> None:
+        self._servers = [
+            uvicorn.Server(
+                uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False, server_header=False)
+            )
+            for app in apps
+        ]
+        tasks = [asyncio.create_task(server.serve()) for server in self._servers]
+        while not all(server.started for server in self._servers):
+            await asyncio.sleep(0.01)
+        self.urls = [f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}" for server in self._servers]
+        self._is_up.set()
+        await asyncio.gather(*tasks)
+
+    @contextmanager
+    def open(self) -> Iterator["Doors"]:
+        thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
+        thread.start()
+        assert self._is_up.wait(30)
+        try:
+            yield self
+        finally:
+            for server in self._servers:
+                server.should_exit = True
+            thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def doors(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    with Doors(migrated, tmp_path_factory.mktemp("doors")).open() as doors:
+        yield doors
+
+
+@pytest.fixture(scope="module")
+def shortener_document(doors: Doors) -> Any:
+    return schemathesis.openapi.from_url(f"{doors.urls[0]}/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def analytics_document(doors: Doors) -> Any:
+    return schemathesis.openapi.from_url(f"{doors.urls[1]}/openapi.json")
+
+
+@shortener_schema.parametrize()
+@BOUNDED
+def test_the_shortener_answers_as_its_document_says(case: schemathesis.Case) -> None:
+    case.call_and_validate(checks=CHECKS, allow_redirects=False)
+
+
+@analytics_schema.parametrize()
+@BOUNDED
+def test_the_analytics_answers_as_its_document_says(case: schemathesis.Case) -> None:
+    case.call_and_validate(checks=CHECKS, allow_redirects=False)
+
+
+@pytest.mark.parametrize("door", [0, 1])
+def test_a_document_is_titled_described_and_has_examples(doors: Doors, door: int) -> None:
+    document = httpx.get(f"{doors.urls[door]}/openapi.json").json()
+    assert document["info"]["title"] and document["info"]["description"]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert operation["summary"]
+            assert "500" in operation["responses"]
+            for answer in operation["responses"].values():
+                assert answer["description"]
+                assert all("example" in content for content in answer.get("content", {}).values())
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                assert content["examples"]
+
+
+def test_the_analytics_document_is_also_below_its_prefix(doors: Doors) -> None:
+    above, below = (httpx.get(f"{doors.urls[1]}{prefix}/openapi.json") for prefix in ("", "/api/v1/analytics"))
+    assert above.status_code == below.status_code == 200
+    assert above.content == below.content
+
+
+def test_a_redirect_on_a_socket_names_no_server_and_bears_a_date(doors: Doors) -> None:
+    answer = httpx.get(f"{doors.urls[0]}/cat")
+    assert answer.status_code == 307
+    assert "date" in answer.headers and "server" not in answer.headers
