@@ -43,7 +43,7 @@ def open_store(path: Path) -> SqlLinkStore:
 
 async def migrate(path: Path) -> MigrationOutcome:
     """Make the file and its tables, or bring them up to date. Several may do so at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path)
     engine = _engine(path, 1, MIGRATE_BUSY_SECONDS)
     _begin_to_write(engine)
     try:
@@ -61,7 +61,7 @@ class SqliteDatabase:
     nearby_is_primary = True
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         self._lock = _lock(path)
         self._writer = _engine(path, 1, BUSY_SECONDS)
         _begin_to_write(self._writer)
@@ -135,14 +135,24 @@ class SqliteDatabase:
             self._lock = None
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WrongSetting(f"LINKS_URL: {path.parent} cannot be a folder ({type(error).__name__}).") from None
+
+
 def _lock(path: Path) -> int | None:
     """Held for life: a second process would not hear of the first one's changes."""
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise WrongSetting(f"LINKS_URL: {path.parent} cannot be written to ({type(error).__name__}).") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise WrongSetting(f"LINKS_URL: {path} is in use by another process. What two share is PostgreSQL.") from None
+        raise WrongSetting(f"LINKS_URL: {path} is in use already. What two processes share is PostgreSQL.") from None
     return lock
 
 
