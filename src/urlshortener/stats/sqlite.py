@@ -33,6 +33,7 @@ _LOCK_SECONDS = 2.0  # how long to wait for another process that writes to the f
 _CALL_SECONDS = 5.0
 _READERS = 2
 _WRITER_PRAGMAS = (
+    "journal_mode = WAL",  # the file keeps this, for the readers too
     "synchronous = FULL",  # a commit is on the disk
     "wal_autocheckpoint = 8192",  # 32 MiB of log: a page that many batches touch is copied back once
     "cache_size = -16384",  # 16 MiB: a batch over many codes touches pages everywhere
@@ -179,8 +180,7 @@ class SqliteStats:
         await self._in_steps(_forget_epochs, microseconds(now - EPOCHS_KEPT))
 
     async def ping(self) -> None:
-        # A change, though of nothing: a disk that takes no more is away for those who count.
-        await self._write(lambda connection: connection.execute("UPDATE summary SET total = total"))
+        await self._write(_change_nothing)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)
@@ -228,19 +228,25 @@ async def _within_limit(executor: ThreadPoolExecutor, work: Callable[[], Answer]
 
 def _open(path: Path) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
     try:
-        writer = _connect(path, *_WRITER_PRAGMAS)
-        _agree_on_layout(writer, path)
+        writer = _connect(path)
+        _agree_on_layout(writer, path)  # before anything changes a file that may be somebody else's
+        _set(writer, *_WRITER_PRAGMAS)
         writer.execute(_FRESH_TABLE)
-        return writer, [_connect(path, "query_only = ON") for _ in range(_READERS)]
+        readers = [_connect(path) for _ in range(_READERS)]
+        for reader in readers:
+            _set(reader, "query_only = ON")
     except sqlite3.Error as error:
         raise WrongSetting(f"STATS_URL: {path} cannot be opened as a SQLite file of counts.") from error
+    return writer, readers
 
 
-def _connect(path: Path, *pragmas: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
-    for pragma in ("journal_mode = WAL", *pragmas):
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def _set(connection: sqlite3.Connection, *pragmas: str) -> None:
+    for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}")
-    return connection
 
 
 def _agree_on_layout(connection: sqlite3.Connection, path: Path) -> None:
@@ -384,6 +390,11 @@ def _page(connection: sqlite3.Connection, limit: int, offset: int) -> StatsPage:
     rows = connection.execute(_TOP, (limit, offset)).fetchall()
     (total,) = connection.execute("SELECT total FROM summary").fetchone()
     return StatsPage([_link_stats(*row) for row in rows], total)
+
+
+def _change_nothing(connection: sqlite3.Connection) -> None:
+    """A write all the same: for those who count, a disk that takes no more does not answer."""
+    connection.execute("UPDATE summary SET total = total")
 
 
 # ---- forgetting: each step is short, and True while it may not have been the last
