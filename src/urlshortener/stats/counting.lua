@@ -165,20 +165,28 @@ local function tallies_of(rows, new)
         local code, at, visitor = rows[i + 2], rows[i + 3], rows[i + 5]
         local tally = tallies[code]
         if not tally then
-            tally = { count = 0, bots = 0, last = 0, quarters = {}, visitors = {} }
+            tally = { count = 0, bots = 0, last = 0, days = {}, visitors = {} }
             tallies[code] = tally
             codes[#codes + 1] = code
         end
         local quarter = math.floor(at / QUARTER_MICROSECONDS)
+        local day, of_day = math.floor(quarter / 96), quarter % 96 + 1
+        local quarters = tally.days[day]
+        if quarters then
+            quarters[of_day] = (quarters[of_day] or 0) + 1
+        else
+            tally.days[day] = { [of_day] = 1 }
+        end
         tally.count = tally.count + 1
         tally.bots = tally.bots + rows[i + 4]
         tally.last = math.max(tally.last, at)
-        tally.quarters[quarter] = (tally.quarters[quarter] or 0) + 1
         if visitor ~= '' then
-            local day = math.floor(quarter / 96)
-            local seen = tally.visitors[day] or {}
-            seen[#seen + 1] = visitor
-            tally.visitors[day] = seen
+            local seen = tally.visitors[day]
+            if seen then
+                seen[#seen + 1] = visitor
+            else
+                tally.visitors[day] = { visitor }
+            end
         end
     end
     return codes, tallies
@@ -196,13 +204,7 @@ local function write_counts(codes, tallies)
     end)
 end
 
-local function write_quarters(code, quarters, retention_seconds)
-    local days = {}
-    for quarter, count in pairs(quarters) do
-        local day = math.floor(quarter / 96)
-        days[day] = days[day] or {}
-        days[day][quarter % 96 + 1] = count
-    end
+local function write_quarters(code, days, retention_seconds)
     for day, added in pairs(days) do
         local span = math.floor(day / SPAN_DAYS)
         local key = 'us:q:' .. code .. ':' .. span
@@ -223,9 +225,9 @@ end
 local function visitors_now(code, day, seen)
     local key = 'us:v:' .. code .. ':' .. day
     local changed = 0
-    in_slices(seen, SLICE, function(_, ...)
-        changed = changed + redis.call('PFADD', key, ...)
-    end)
+    for i = 1, #seen, SLICE do
+        changed = changed + redis.call('PFADD', key, unpack(seen, i, math.min(i + SLICE - 1, #seen)))
+    end
     if changed == 0 then
         return nil
     end
@@ -303,7 +305,7 @@ local function count(_, arguments)
     write_counts(codes, tallies)
     write_records(codes, tallies, math.floor(redis.call('TIME')[1] / 86400))
     for _, code in ipairs(codes) do
-        write_quarters(code, tallies[code].quarters, retention_seconds)
+        write_quarters(code, tallies[code].days, retention_seconds)
     end
     redis.call('INCR', 'us:beat')
     return { #new, #rows / ROW - #new }
