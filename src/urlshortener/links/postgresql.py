@@ -249,9 +249,10 @@ class _Pool:
         if message.sqlstate == "01000":
             self._doubtful.add(driver)
 
-    def drop(self) -> None:
-        """All connections made so far are stale; those in use find out by themselves."""
-        self._generation += 1
+    def _drop(self, generation: int) -> None:
+        """All connections of this generation are stale; those in use find out by themselves."""
+        if generation == self._generation:
+            self._generation += 1
 
     async def attempt(self, work: Callable[[AsyncConnection], Awaitable[T]], seconds: float) -> T:
         """Do the work in one transaction, once.
@@ -259,6 +260,7 @@ class _Pool:
         Raises _TryAgain if nothing was done, OutcomeUnknown if nobody knows, StoreUnavailable, RowRefused.
         """
         connection, driver = await self._acquire()
+        generation = self._generation
         limit = asyncio.get_running_loop().call_later(seconds, driver.terminate)
         is_committing = False
         try:
@@ -270,7 +272,7 @@ class _Pool:
                 raise OutcomeUnknown("The standby did not confirm: the outcome is not known.")
             return result
         except _DRIVER_ERRORS as error:
-            self._judge(error, driver, is_committing)
+            self._judge(error, driver, generation, is_committing)
         finally:
             self._doubtful.discard(driver)
             await _give_back(connection, driver)
@@ -287,11 +289,11 @@ class _Pool:
         assert driver is not None
         return connection, driver
 
-    def _judge(self, error: Exception, driver: Driver, is_committing: bool) -> NoReturn:
+    def _judge(self, error: Exception, driver: Driver, generation: int, is_committing: bool) -> NoReturn:
         """Say in our words what a driver's error means for the caller."""
         state = _sqlstate(error)
         if driver.is_closed() or state in _MOVED or state.startswith("08") or isinstance(error, OSError):
-            self.drop()
+            self._drop(generation)
             driver.terminate()
             if is_committing:
                 raise OutcomeUnknown("The connection was lost in a commit: the outcome is not known.") from error
@@ -311,7 +313,7 @@ class _Pool:
             await connection.commit()
             return outcome
         except _DRIVER_ERRORS as error:
-            self._judge(error, driver, is_committing=False)
+            self._judge(error, driver, self._generation, is_committing=False)
         finally:
             await _give_back(connection, driver)
 
