@@ -81,7 +81,7 @@ async def test_head_redirects_and_is_not_counted(shortener: httpx.AsyncClient, s
 
 async def test_odd_and_long_headers_are_kept_cut(shortener: httpx.AsyncClient, spool: ToldSpool) -> None:
     await created(shortener, code="cat")
-    odd = {"User-Agent": b"\xff\x80" * 2000, "Referer": b"\x01\xfe" * 2000, "X-Forwarded-For": b"\xff, ,,"}
+    odd = {b"User-Agent": b"\xff\x80" * 2000, b"Referer": b"\x01\xfe" * 2000, b"X-Forwarded-For": b"\xff, ,,"}
     assert (await shortener.get("/cat", headers=odd)).status_code == 307
     (access,) = spool.appended
     assert len(access.user_agent or "") == 512 and len(access.referer or "") == 1024

@@ -24,7 +24,9 @@ class Measured:
         self._app = app
         self._service_name = service_name
         # Few values, however many codes there are.
-        self._templates = {route.endpoint: route.path for route in app.routes if isinstance(route, Route)}
+        self._templates: dict[Any, str] = {
+            route.endpoint: route.path for route in app.routes if isinstance(route, Route)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
