@@ -326,6 +326,19 @@ async def test_while_in_doubt_one_visitor_a_second_finds_out_behind_their_back(
     assert 8 <= len(store.called("find_many")) - asked <= 10
 
 
+async def test_nobody_waits_for_a_probe_that_hangs(
+    directory: Directory, store: ScriptedStore, clock: HandClock
+) -> None:
+    await hold_link(directory, store, "cat", "dog")
+    store.hold(*READS)
+    await directory.follow("cat")
+    began = time.monotonic()
+    for _ in range(4):
+        clock.advance(0.75 * directory_module.DOUBT_SECONDS)
+        assert await target_of(directory, "dog") is not None
+    assert time.monotonic() - began < 0.09
+
+
 async def test_when_the_database_is_back_links_are_true_again(
     directory: Directory, store: ScriptedStore, clock: HandClock
 ) -> None:
@@ -398,6 +411,17 @@ async def test_at_start_the_newest_links_are_loaded_and_stay_fresh(
     clock.advance(3600)
     assert [link.code for link in links if directory.known(link.code)] == [f"code{age}" for age in range(10)]
     assert store.called("find_many_on_replica") == []
+    await directory.stop()
+
+
+async def test_loading_ends_with_the_last_link(clock: HandClock) -> None:
+    store = ScriptedStore(a_link("cat"))
+    directory = Directory(store, cache_max_bytes=1 << 24, warm_links=10, stale_max=STALE_MAX, clock=clock)
+    starting = asyncio.create_task(directory.start())
+    (await store.heard()).connected()
+    async with asyncio.timeout(0.5):
+        await starting
+    assert directory.known("cat") is not None
     await directory.stop()
 
 

@@ -153,16 +153,14 @@ async def _until_known(attempt: Callable[[], Awaitable[Result]]) -> Result:
     loop = asyncio.get_running_loop()
     began_at = loop.time()
     pause = FIRST_PAUSE_SECONDS
-    unknown: OutcomeUnknown | None = None
+    may_be_done = False
     while True:
         try:
             return await attempt()
-        except OutcomeUnknown as error:
-            last: Exception = error
-            unknown = error
-        except StoreUnavailable as error:
-            last = unknown or error  # one attempt that may have been done is not undone by the next
-        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if unknown else 0)
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            last = error
+            may_be_done = may_be_done or isinstance(error, OutcomeUnknown)
+        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if may_be_done else 0)
         this_pause = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, keeps no secret
         if loop.time() + this_pause > began_at + patience_seconds:
             raise last
