@@ -125,7 +125,7 @@ def hold_to_document(url: str, mode: GenerationMode) -> int:
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 @pytest.mark.parametrize("door", [0, 1])
 def test_a_service_answers_as_its_document_says(doors: Doors, door: int, mode: GenerationMode) -> None:
-    assert hold_to_document(doors.urls[door], mode) > 50
+    assert hold_to_document(doors.urls[door], mode) >= 25
 
 
 @pytest.mark.parametrize("door", [0, 1])
