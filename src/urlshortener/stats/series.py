@@ -1,15 +1,15 @@
 """Accesses over time: hours and days as the clocks on somebody's wall show them."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cache
+from itertools import pairwise
 from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from urlshortener.errors import InvalidParameter
-from urlshortener.stats.access import QUARTER_SECONDS
+from urlshortener.stats.access import quarters_between
 
 Interval = Literal["hour", "day"]
 
@@ -80,14 +80,11 @@ def fold(quarters: Mapping[int, int], into: Buckets) -> list[tuple[datetime, int
     A quarter counts where it begins, and nowhere if that is outside. Every time zone puts its clocks, and begins its
     hours and days, at the beginning of a quarter, since 2012 at least.
     """
-    starts = [int(start.timestamp()) for start in into.starts]
-    counts = [0] * len(starts)
-    end = into.end.timestamp()
-    for quarter, count in quarters.items():
-        begins = quarter * QUARTER_SECONDS
-        if starts[0] <= begins < end:
-            counts[bisect_right(starts, begins) - 1] += count
-    return list(zip(into.starts, counts, strict=True))
+    edges = [*into.starts, into.end]
+    return [
+        (start, sum(quarters.get(number, 0) for number in quarters_between(start, end)))
+        for start, end in pairwise(edges)
+    ]
 
 
 def _hours(start: datetime, zone: tzinfo) -> Iterator[datetime]:
