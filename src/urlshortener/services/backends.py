@@ -3,6 +3,7 @@
 Drivers are imported only when they are wanted, so that a laptop pays for no RabbitMQ client.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from urlshortener.links import postgresql
 
 # Which kinds of address each command takes. A file belongs to one process: what two processes share is on a server.
-ALLOWED = {
+ALLOWED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "run": {
         "LINKS_URL": ("sqlite", "postgresql"),
         "EVENTS_URL": ("in-process", "amqp"),
@@ -52,9 +53,8 @@ def open_links(settings: Settings) -> LinkStore:
         case _:
             from urlshortener.links import postgresql  # noqa: PLC0415
 
-            return postgresql.open_store(
-                _postgresql(settings.links_url), settings.links_read_url and _postgresql(settings.links_read_url)
-            )
+            replicas = _postgresql(settings.links_read_url) if settings.links_read_url else None
+            return postgresql.open_store(_postgresql(settings.links_url), replicas)
 
 
 def _postgresql(address: Address) -> "postgresql.Servers":

@@ -142,6 +142,9 @@ class SqliteStats:
     Raises WrongSetting if the file is something else, or from a version that this one cannot work with.
     """
 
+    grace_seconds = 0.0  # a commit is on the disk before record() returns
+    generation = 0
+
     def __init__(
         self, path: Path, *, retention: timedelta, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
