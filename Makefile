@@ -1,0 +1,41 @@
+# `make` alone lists what you can do.
+
+BIN := .venv/bin
+SCRIPTS := scripts/setup .ci/run
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --no-emit-index-url
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lock clean
+
+help:
+	@echo 'make TARGET [ARGS="…"]'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+run: ## Start the whole system on this machine, at http://127.0.0.1:8080 and :8081; set itself up first.
+	@scripts/setup
+	@exec $(BIN)/urlshortener run $(ARGS)
+
+test: ## Run the tests against real servers, which are installed where that is allowed. ARGS="-k name" picks some.
+	@scripts/setup dev servers
+	@$(BIN)/pytest $(ARGS)
+
+check: ## Look at format, style and types, and change nothing.
+	@scripts/setup dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'shellcheck is not here: left out'; fi
+
+format: ## Bring all code into the one format, and mend what can be mended by itself.
+	@scripts/setup dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: ## Write both lock files anew, from pyproject.toml. With ARGS=--upgrade to the newest versions.
+	@scripts/setup dev
+	$(LOCK) $(ARGS) pyproject.toml --group build --output-file requirements.lock
+	$(LOCK) $(ARGS) pyproject.toml -c requirements.lock --group dev --output-file requirements-dev.lock
+
+clean: ## Remove what was made here, except your data.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
