@@ -1,7 +1,10 @@
-"""That a link was followed: the one message that crosses from one service to the other."""
+"""That a link was followed: the one message that crosses from one service to the other, and how it is written down."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +34,116 @@ class AccessEvent:
     ip_address: str | None = None
     referer: str | None = None
     visitor: str | None = None
+
+
+class NotAnEvent(ValueError):
+    """A body from the channel that is not an access event, or an array of them. The message is the reason, without
+    any of the body's content."""
+
+
+_LONGEST_USER_AGENT = 512  # characters
+_LONGEST_REFERER = 1024
+_LARGEST_BODY_BYTES = 8 * 1024 * 1024
+
+_Printable = Annotated[str, msgspec.Meta(pattern=r"\A[\x20-\x7e]{1,64}\Z")]
+_Word = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Written(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """An event as it stands on the wire; the rules are enforced when it is read."""
+
+    event_id: _Printable | None = None
+    code: _Word
+    accessed_at: _Time
+    user_agent: str | None = None
+    ip_address: str | None = None
+    referer: str | None = None
+    visitor: str | None = None
+    epoch: _Word | None = None
+    seq: _Number | None = None
+
+
+_json = msgspec.json.Encoder()
+
+
+def encode(  # noqa: PLR0917 (called for every redirect: names would cost as much as the work)
+    epoch: str,
+    seq: int,
+    event_id: str,
+    code: str,
+    at: datetime,
+    user_agent: str | None,
+    ip_address: str | None,
+    referer: str | None,
+    visitor: str | None,
+) -> bytes:
+    """One compact JSON object, as the contract has it; headers may hold anything and are cut to their length."""
+    written = _Written(
+        event_id=event_id,
+        code=code,
+        accessed_at=at,
+        user_agent=user_agent and user_agent[:_LONGEST_USER_AGENT],
+        ip_address=ip_address,
+        referer=referer and referer[:_LONGEST_REFERER],
+        visitor=visitor,
+        epoch=epoch,
+        seq=seq,
+    )
+    try:
+        return _json.encode(written)
+    except UnicodeEncodeError:  # a lone surrogate, from header bytes that were no text
+        readable = {"user_agent": _readable(written.user_agent), "referer": _readable(written.referer)}
+        return _json.encode(msgspec.structs.replace(written, **readable))
+
+
+def _readable(header: str | None) -> str | None:
+    return header and header.encode("utf-8", "replace").decode()
+
+
+_one = msgspec.json.Decoder(_Written)
+_several = msgspec.json.Decoder(list[_Written])
+
+
+def decode(body: bytes) -> list[AccessEvent]:
+    """The events of a message: one object, or an array of them. Unknown fields are ignored, long headers are cut.
+
+    Raises NotAnEvent for everything else, also if only one of an array is no event. A time in the future is let
+    through: whose clock is right is not for the reader of one message to say.
+    """
+    if len(body) > _LARGEST_BODY_BYTES:
+        raise NotAnEvent(f"more than {_LARGEST_BODY_BYTES} bytes")
+    try:
+        written = _several.decode(body) if body[:64].lstrip()[:1] == b"[" else [_one.decode(body)]
+        return [_event(one) for one in written]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise NotAnEvent(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """msgspec's messages name the field and what is wrong with it; the content itself is not in them."""
+    return str(error)[:200] if isinstance(error, msgspec.DecodeError) else "not readable as JSON"
+
+
+def _event(written: _Written) -> AccessEvent:
+    user_agent, referer = written.user_agent, written.referer
+    return AccessEvent(
+        _identity(written),
+        written.code,
+        written.accessed_at.astimezone(UTC),
+        user_agent and user_agent[:_LONGEST_USER_AGENT],
+        written.ip_address,
+        referer and referer[:_LONGEST_REFERER],
+        written.visitor,
+    )
+
+
+def _identity(written: _Written) -> EventId | str:
+    if written.epoch is not None and written.seq is not None:
+        return EventId(written.epoch, written.seq)
+    if written.epoch is not None or written.seq is not None:
+        raise NotAnEvent("epoch and seq come together, or not at all")
+    if written.event_id is None:
+        raise NotAnEvent("neither epoch and seq nor an event_id")
+    return written.event_id

@@ -1,30 +1,100 @@
 """Access events on disk, from the moment before the visitor is answered until somebody else has them for good."""
 
 import asyncio
-from dataclasses import dataclass
+import contextlib
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from urlshortener.errors import WrongSetting
+from urlshortener.events.epoch import Batch, Epoch, NotOurs
+from urlshortener.events.event import encode
+from urlshortener.events.segment import Frame
+from urlshortener.telemetry import (
+    EPOCHS_ADOPTED,
+    EVENTS_SPOOLED,
+    EVENTS_UNSPOOLED,
+    LOG,
+    SPOOL_BYTES,
+    SPOOL_OLDEST_SECONDS,
+)
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Consecutive events of one epoch, as they stand in the spool."""
+__all__ = ["Batch", "Spool"]
 
-    epoch: str
-    first_seq: int
-    count: int
-    body: bytes  # the events as JSON objects joined by commas: b"[" + body + b"]" is a message
-    last_of_epoch: bool  # this epoch is closed and nothing follows
+_SEGMENT_BYTES = 8 * 1024 * 1024
+_MOST_EVENTS_OF_A_FRAME = 256  # what the publisher puts into one message
+_MEMORY_BYTES = 4 * 1024 * 1024
+_CURSOR_SECONDS = 0.1
+_LOOK_AROUND_SECONDS = 3.0
+_COMPLAIN_SECONDS = 10.0
+_MOST_ADOPTED = 8  # at a time; the others wait in their folders
+_TOO_OLD_SECONDS = 7 * 86400  # the counts remember an epoch for 14 days: what is sent later could be counted twice
+_EPOCH = re.compile(r"[0-9a-f]{12}-[A-Za-z0-9_-]{16}")
+
+
+class _Written(asyncio.Future[None]):
+    """Shared by all appends of one turn: one request that is cancelled must not cancel the others' wait."""
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
 
 
 class Spool:
-    """One process's events, in a folder of its own below `folder`, and those of dead processes that it adopts."""
+    """One process's events, in a folder of its own below `folder`, and those of dead processes that it adopts.
 
-    epoch: str
+    All appends of one turn of the event loop become one frame, written with one `write` in the next turn; a written
+    frame survives the death of the process. Numbers are never used twice: each start is a new epoch, and the rest
+    of the old one is adopted, by whoever gets its lock, and sent under its own numbers.
 
-    def __init__(self, folder: Path, max_bytes: int) -> None: ...
+    A disk that takes nothing (full, or over `max_bytes`) never stops a redirect: then events wait in memory, a few
+    thousand of them, and are given out first; those that do not fit are counted as unspooled.
+    """
 
-    def append(
+    def __init__(self, folder: Path, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._aside = folder / "quarantine"
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(_SEGMENT_BYTES, max(1, max_bytes // 4))
+        self._clock = clock
+        self._own = self._new_epoch()
+        self.epoch = self._own.name
+        self._event_id = _EventIds()
+        self._epochs: dict[str, Epoch] = {}  # all that are sent, oldest first, our own last
+        self._left_alone: set[str] = set()
+        self._next_seq = 0
+        self._turn: list[bytes] = []
+        self._turn_began = 0.0
+        self._written: _Written | None = None
+        self._in_memory: deque[Batch] = deque()
+        self._in_memory_taken: dict[int, Batch] = {}
+        self._in_memory_bytes = 0
+        self._arrived = asyncio.Event()
+        self._cursor_timer: asyncio.TimerHandle | None = None
+        self._looked_around = float("-inf")
+        self._complained = float("-inf")
+        self._is_closed = False
+        self._look_around()
+        SPOOL_BYTES.set_function(lambda: sum(epoch.bytes_left for epoch in self._sending()))
+        SPOOL_OLDEST_SECONDS.set_function(self._oldest_seconds)
+
+    def _new_epoch(self) -> Epoch:
+        while True:
+            folder = self._folder / f"{int(self._clock() * 1000):012x}-{secrets.token_urlsafe(12)}"
+            try:
+                folder.mkdir(parents=True)
+                return Epoch(folder, self._aside)
+            except (NotOurs, FileNotFoundError):  # another process looked around just now, and took it for a dead one's
+                continue
+            except OSError as error:
+                raise WrongSetting(f"SPOOL_DIR: {self._folder} cannot be written: {error.strerror}.") from None
+
+    # the writing side
+
+    def append(  # noqa: PLR0917 (the order of the event's own fields)
         self,
         code: str,
         at: datetime,
@@ -35,27 +105,231 @@ class Spool:
     ) -> "asyncio.Future[None]":
         """Give the access the next number of the epoch; the future is done once it is in the file.
 
-        All appends of one turn of the event loop are one frame and one write.
+        All appends of one turn of the event loop are one write and **share one future**: whoever appends often hooks
+        on to it once a turn. It is never cancelled and has no exception.
         """
-        raise NotImplementedError
+        if self._written is None:
+            loop = asyncio.get_running_loop()
+            self._written = _Written(loop=loop)
+            self._turn_began = at.timestamp()
+            self._event_id.turn(self._turn_began)
+            loop.call_soon(self._write_turn)
+        seq = self._next_seq
+        self._next_seq = seq + 1
+        event_id = self._event_id.of(seq)
+        self._turn.append(encode(self.epoch, seq, event_id, code, at, user_agent, ip_address, referer, visitor))
+        return self._written
+
+    def _write_turn(self) -> None:
+        if self._written is None:
+            return
+        events, written = self._turn, self._written
+        self._turn, self._written = [], None
+        frames = self._frames(events)
+        try:
+            if self._write(frames):
+                EVENTS_SPOOLED.inc(len(events))
+            else:
+                self._keep_in_memory(frames)
+        finally:
+            written.set_result(None)
+            self._arrived.set()
+
+    def _frames(self, events: list[bytes]) -> list[Frame]:
+        first_seq, written_ms = self._next_seq - len(events), int(self._turn_began * 1000)
+        return [
+            Frame(first_seq + start, len(part), written_ms, b",".join(part))
+            for start in range(0, len(events), _MOST_EVENTS_OF_A_FRAME)
+            if (part := events[start : start + _MOST_EVENTS_OF_A_FRAME])
+        ]
+
+    def _write(self, frames: list[Frame]) -> bool:
+        if self._is_closed:
+            return False
+        if (
+            sum(epoch.bytes_on_disk for epoch in self._sending()) + sum(frame.size for frame in frames)
+            > self._max_bytes
+        ):
+            self._complain("over SPOOL_MAX_BYTES")
+            return False
+        try:
+            self._own.append(frames, self._segment_bytes)
+        except OSError as error:
+            self._complain(error.strerror or "the disk took nothing")
+            return False
+        return True
+
+    def _keep_in_memory(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if self._is_closed or self._in_memory_bytes + frame.size > _MEMORY_BYTES:
+                EVENTS_UNSPOOLED.inc(frame.count)
+                continue
+            self._in_memory.append(Batch(self.epoch, frame.first_seq, frame.count, frame.payload, last_of_epoch=False))
+            self._in_memory_bytes += frame.size
+
+    def _complain(self, why: str) -> None:
+        if self._clock() - self._complained > _COMPLAIN_SECONDS:
+            self._complained = self._clock()
+            LOG.error("spool_full", extra={"why": why})
+
+    # the sending side
 
     async def take(self, most: int = 256) -> Batch:
-        """The next events that were not taken yet, oldest epoch first; waits until there are some."""
-        raise NotImplementedError
+        """The next events that were not taken yet, oldest epoch first; waits until there are some.
+
+        At most `most` events, except where more were written as one frame (never more than 256).
+        """
+        while True:
+            await asyncio.sleep(0)  # who drains a long spool lets others have their turns
+            self._arrived.clear()
+            batch = self._take(most)
+            if batch is not None:
+                return batch
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AROUND_SECONDS):
+                    await self._arrived.wait()
+
+    def _take(self, most: int) -> Batch | None:
+        if self._clock() - self._looked_around > _LOOK_AROUND_SECONDS:
+            self._look_around()
+        if self._in_memory:
+            kept = self._in_memory.popleft()
+            self._in_memory_taken[kept.first_seq] = kept
+            return kept
+        too_old_before_ms = int((self._clock() - _TOO_OLD_SECONDS) * 1000)
+        for epoch in self._sending():
+            try:
+                batch = epoch.take(most, too_old_before_ms)
+            except OSError:
+                self._leave_alone(epoch)
+                continue
+            if batch is not None:
+                return batch
+            self._finish(epoch)
+        return None
+
+    def _sending(self) -> list[Epoch]:
+        return [*self._epochs.values(), self._own]
+
+    def _leave_alone(self, epoch: Epoch) -> None:
+        """The disk does not give it back. Our own goes on being written, and is tried again."""
+        LOG.exception("spool_unreadable", extra={"epoch": epoch.name})
+        if epoch is not self._own:
+            self._left_alone.add(epoch.name)
+            self._epochs.pop(epoch.name).let_go()
+
+    def _look_around(self) -> None:
+        """Adopt what dead processes left."""
+        self._looked_around = self._clock()
+        for folder in sorted(self._folder.iterdir()):
+            if len(self._epochs) >= _MOST_ADOPTED:
+                return
+            known = folder.name == self.epoch or folder.name in self._epochs or folder.name in self._left_alone
+            if not known and _EPOCH.fullmatch(folder.name):
+                self._adopt(folder)
+
+    def _adopt(self, folder: Path) -> None:
+        try:
+            epoch = Epoch.adopted(folder, self._aside)
+        except NotOurs as reason:
+            if str(reason) != folder.name:
+                self._left_alone.add(folder.name)
+                LOG.error("spool_of_another_version", extra={"folder": str(folder)})
+        except FileNotFoundError:
+            return  # whoever adopted it before us has finished it
+        except (OSError, ValueError):
+            self._left_alone.add(folder.name)
+            LOG.exception("spool_unreadable", extra={"epoch": folder.name})
+        else:
+            self._epochs[epoch.name] = epoch
+            if not epoch.is_finished:
+                EPOCHS_ADOPTED.inc()
+                LOG.info("spool_adopted", extra={"epoch": epoch.name, "events": epoch.unsent})
+            self._finish(epoch)
+
+    def _finish(self, epoch: Epoch) -> None:
+        if epoch is not self._own and epoch.is_finished:
+            self._epochs.pop(epoch.name).close()
 
     def done(self, batch: Batch) -> None:
         """These are kept elsewhere, durably: they may go. In any order."""
-        raise NotImplementedError
+        in_memory = self._in_memory_taken.get(batch.first_seq) if batch.epoch == self.epoch else None
+        if in_memory is not None:
+            del self._in_memory_taken[batch.first_seq]
+            self._in_memory_bytes = sum(len(kept.body) for kept in (*self._in_memory, *self._in_memory_taken.values()))
+            return
+        epoch = self._own if batch.epoch == self.epoch else self._epochs.get(batch.epoch)
+        if epoch is None:
+            return
+        epoch.done(batch)
+        self._finish(epoch)
+        if self._cursor_timer is None:
+            self._cursor_timer = asyncio.get_running_loop().call_later(_CURSOR_SECONDS, self._save_cursors)
+
+    def _save_cursors(self) -> None:
+        self._cursor_timer = None
+        for epoch in self._sending():
+            epoch.save_cursor()
 
     def rewind(self) -> None:
         """Take again from the first that is not done."""
-        raise NotImplementedError
+        for epoch in self._sending():
+            epoch.rewind()
+        self._in_memory.extendleft(reversed(self._in_memory_taken.values()))
+        self._in_memory_taken.clear()
+        self._arrived.set()
 
     @property
     def unsent(self) -> int:
-        """Events that are not done yet, adopted ones included."""
-        raise NotImplementedError
+        """Events that are not done yet, adopted ones included (of those it is an estimate until they are read)."""
+        in_memory = sum(batch.count for batch in (*self._in_memory, *self._in_memory_taken.values()))
+        return len(self._turn) + in_memory + sum(epoch.unsent for epoch in self._sending())
+
+    def set_aside(self, line: bytes) -> None:
+        """Keep what no reader of events could read, a line of JSON each, for a person to look at."""
+        with (self._folder / "dead-letters.jsonl").open("ab") as file:
+            file.write(line + b"\n")
+
+    def _oldest_seconds(self) -> float:
+        oldest = [ms for epoch in self._sending() if not self._is_closed and (ms := epoch.oldest_ms) is not None]
+        return max(0.0, self._clock() - min(oldest) / 1000) if oldest else 0.0
 
     def close(self) -> None:
         """Close the epoch. What is not done stays for whoever adopts it."""
-        raise NotImplementedError
+        if self._is_closed:
+            return
+        self._write_turn()
+        self._save_memory()
+        self._is_closed = True
+        if self._cursor_timer is not None:
+            self._cursor_timer.cancel()
+        SPOOL_BYTES.set(0)
+        for epoch in self._sending():
+            epoch.close()
+
+    def _save_memory(self) -> None:
+        """The last chance of what no disk had taken."""
+        written_ms = int(self._clock() * 1000)
+        for batch in (*self._in_memory_taken.values(), *self._in_memory):
+            if self._write([Frame(batch.first_seq, batch.count, written_ms, batch.body)]):
+                EVENTS_SPOOLED.inc(batch.count)
+            else:
+                EVENTS_UNSPOOLED.inc(batch.count)
+        self._in_memory.clear()
+        self._in_memory_taken.clear()
+
+
+class _EventIds:
+    """Event ids (UUIDv7): the turn's time, 42 random bits of this epoch, and the number."""
+
+    def __init__(self) -> None:
+        chance = secrets.token_hex(6)
+        self._chance = f"7{chance[:3]}-{secrets.choice('89ab')}{chance[3:6]}-{chance[6:10]}"
+        self._prefix = ""
+
+    def turn(self, seconds: float) -> None:
+        ms = f"{int(seconds * 1000):012x}"
+        self._prefix = f"{ms[:8]}-{ms[8:]}-{self._chance}"
+
+    def of(self, seq: int) -> str:
+        return f"{self._prefix}{seq & 0xFFFFFFFF:08x}"

@@ -1,0 +1,303 @@
+"""One epoch's folder: its lock, its segments, and how far they are done.
+
+<epoch>/lock                  held (flock) as long as somebody writes or sends this epoch
+<epoch>/<first seq>.frames    segments, oldest first
+<epoch>/cursor                up to where all is done; may be old or missing: then events are sent again
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+from collections import deque
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from zlib import crc32
+
+from urlshortener.events.segment import FAMILY, MAGIC, Frame, Segment
+from urlshortener.telemetry import LOG, SPOOL_TORN
+
+_CURSOR = struct.Struct("<QQI")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive events of one epoch, as they stand in the spool."""
+
+    epoch: str
+    first_seq: int
+    count: int
+    body: bytes  # the events as JSON objects joined by commas: b"[" + body + b"]" is a message
+    last_of_epoch: bool  # this epoch is closed and nothing follows
+
+
+@dataclass(slots=True)
+class _Taken:
+    """Something that was read, and where the next begins."""
+
+    first_seq: int
+    count: int
+    segment: Segment
+    end: int
+    written_ms: int
+    done: bool = False
+
+
+class NotOurs(Exception):
+    """A folder that another process holds, or that this version cannot read."""
+
+
+class Epoch:
+    """The events of one life of one writing process; given out in order, done in any."""
+
+    def __init__(self, folder: Path, aside: Path) -> None:
+        """Take the folder's lock; raise NotOurs if it is held, OSError if nothing can be read there."""
+        self.name = folder.name
+        self.is_closed = False  # nothing will be written any more
+        self._folder = folder
+        self._aside = aside
+        self._segments: deque[Segment] = deque()
+        self._taken: deque[_Taken] = deque()
+        self._left_events = 0  # behind the cursor: exact in a life of ours, an estimate in an adopted one
+        self._done_ahead = 0
+        self._cursor = 0  # in the first segment
+        self._reading: tuple[Segment, int] | None = None
+        self._cursor_is_saved = True
+        self._lock = _locked(folder)
+        self._cursor_file = os.open(folder / "cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @classmethod
+    def adopted(cls, folder: Path, aside: Path) -> "Epoch":
+        """The epoch of a dead process, ready to be sent under its own identities."""
+        epoch = cls(folder, aside)
+        try:
+            epoch._recover()
+        except BaseException:
+            epoch.let_go()
+            raise
+        return epoch
+
+    def _recover(self) -> None:
+        self.is_closed = True
+        self._segments.extend(Segment.found(path) for path in sorted(self._folder.glob("*.frames")))
+        for segment in self._segments:
+            _check_layout(segment.path)
+        cursor = self._saved_cursor()
+        while self._segments and self._segments[0].first_seq < cursor[0]:
+            self._segments.popleft().delete()
+        if self._segments and self._segments[0].first_seq == cursor[0]:
+            self._cursor = min(cursor[1], self._segments[0].end)
+        self.rewind()
+        self._left_events = self._estimated_events()
+
+    def _estimated_events(self) -> int:
+        """From the number of the first frame to that of the last: only the ends are looked at."""
+        first = last = None
+        if self._reading:
+            first = next(iter(self._reading[0].read(self._reading[1], 1).frames), None)
+            segment, offset = self._segments[-1], self._cursor if len(self._segments) == 1 else 0
+            while offset < segment.end:
+                reading = segment.read(offset, 4096)
+                last = reading.frames[-1] if reading.frames else last
+                offset = reading.end
+        return last.next_seq - first.first_seq if first and last else 0
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return sum(segment.end for segment in self._segments)
+
+    @property
+    def bytes_left(self) -> int:
+        return self.bytes_on_disk - self._cursor
+
+    @property
+    def unsent(self) -> int:
+        return max(0, self._left_events - self._done_ahead)
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the first event that is not done was written."""
+        if self._taken:
+            return self._taken[0].written_ms
+        frames = self._reading[0].read(self._reading[1], 1).frames if self._reading else []
+        return frames[0].written_ms if frames else None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.is_closed and not self._taken and not self._advance_to_unread()
+
+    def append(self, frames: list[Frame], segment_bytes: int) -> None:
+        """In one write; raises OSError, and then none of them is kept."""
+        if not self._segments or self._segments[-1].end >= segment_bytes:
+            self._segments.append(Segment.created(self._folder, frames[0].first_seq))
+            self._drop_done_segments()
+        try:
+            self._segments[-1].append(b"".join(frame.packed() for frame in frames))
+        finally:
+            if self._reading is None:
+                self.rewind()
+        self._left_events += sum(frame.count for frame in frames)
+
+    def take(self, most: int, too_old_before_ms: int) -> Batch | None:
+        """The next events that were not taken yet. What is damaged or too old is set aside on the way."""
+        while self._advance_to_unread():
+            assert self._reading is not None
+            segment, offset = self._reading
+            reading = segment.read(offset, most)
+            if not reading.frames:
+                self._set_aside(segment, offset, reading.damaged, "damaged")
+                self._took(0, 0, segment, reading.end, 0, done=True)
+                continue
+            is_old = reading.frames[0].written_ms < too_old_before_ms
+            frames = list(takewhile(lambda f: (f.written_ms < too_old_before_ms) is is_old, reading.frames))  # noqa: B023
+            first, count = frames[0], sum(frame.count for frame in frames)
+            end = offset + sum(frame.size for frame in frames)
+            if is_old:
+                self._set_aside(segment, offset, b"".join(frame.packed() for frame in frames), "old")
+            self._took(first.first_seq, count, segment, end, first.written_ms, done=is_old)
+            if not is_old:
+                body = b",".join([frame.payload for frame in frames])
+                return Batch(self.name, first.first_seq, count, body, self.is_closed and not self._anything_follows())
+        return None
+
+    def _took(self, first_seq: int, count: int, segment: Segment, end: int, written_ms: int, *, done: bool) -> None:
+        self._taken.append(_Taken(first_seq, count, segment, end, written_ms))
+        self._reading = segment, end
+        if done:
+            self._mark(self._taken[-1])
+
+    def done(self, batch: Batch) -> None:
+        """These may go. A batch that was taken before a rewind and grouped otherwise since is sent again instead."""
+        for taken in self._taken:
+            if taken.first_seq == batch.first_seq and taken.count == batch.count and not taken.done:
+                return self._mark(taken)
+        return None
+
+    def _mark(self, taken: _Taken) -> None:
+        taken.done = True
+        self._done_ahead += taken.count
+        while self._taken and self._taken[0].done:
+            first = self._taken.popleft()
+            self._done_ahead -= first.count
+            self._left_events -= first.count
+            while self._segments[0] is not first.segment:
+                self._segments.popleft().delete()
+            self._cursor = first.end
+            self._cursor_is_saved = False
+        self._drop_done_segments()
+
+    def _drop_done_segments(self) -> None:
+        while len(self._segments) > 1 and self._cursor >= self._segments[0].end:
+            gone = self._segments.popleft()
+            gone.delete()
+            self._cursor = 0
+            self._cursor_is_saved = False
+            if self._reading is None or self._reading[0] is gone:
+                self._reading = self._segments[0], 0
+
+    def rewind(self) -> None:
+        self._taken.clear()
+        self._done_ahead = 0
+        self._reading = (self._segments[0], self._cursor) if self._segments else None
+
+    def _advance_to_unread(self) -> bool:
+        """Move on to the next segment where one is read through; False if all is read."""
+        while self._reading is not None and self._reading[1] >= self._reading[0].end:
+            following = self._after(self._reading[0])
+            if following is None:
+                return False
+            self._reading = following, 0
+        return self._reading is not None
+
+    def _after(self, segment: Segment) -> Segment | None:
+        if segment is self._segments[-1]:
+            return None
+        return self._segments[self._segments.index(segment) + 1]
+
+    def _anything_follows(self) -> bool:
+        at = self._reading
+        while at is not None:
+            segment, offset = at
+            if offset >= segment.end:
+                following = self._after(segment)
+                at = (following, 0) if following else None
+                continue
+            reading = segment.read(offset, 1)
+            if reading.frames:
+                return True
+            at = segment, reading.end
+        return False
+
+    def _set_aside(self, segment: Segment, offset: int, content: bytes, why: str) -> None:
+        path = self._aside / f"{self.name}-{segment.first_seq}-{offset}.{why}"
+        if path.exists():  # read once more after a rewind
+            return
+        LOG.error("spool_set_aside", extra={"why": why, "bytes": len(content), "path": str(path)})
+        if why == "damaged":
+            SPOOL_TORN.inc()
+        try:
+            self._aside.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        except OSError:
+            LOG.exception("spool_set_aside_failed")
+
+    def _saved_cursor(self) -> tuple[int, int]:
+        saved = os.pread(self._cursor_file, _CURSOR.size, 0)
+        if len(saved) < _CURSOR.size:
+            return 0, 0
+        first_seq, offset, crc = _CURSOR.unpack(saved)
+        return (first_seq, offset) if crc32(saved[:-4]) == crc else (0, 0)
+
+    def save_cursor(self) -> None:
+        """Losing it only sends events again: so a disk that does not take it is no reason to stop."""
+        if self._cursor_is_saved or not self._segments:
+            return
+        saved = struct.pack("<QQ", self._segments[0].first_seq, self._cursor)
+        with contextlib.suppress(OSError):
+            os.pwrite(self._cursor_file, saved + crc32(saved).to_bytes(4, "little"), 0)
+            self._cursor_is_saved = True
+
+    def close(self) -> None:
+        """Nothing is written any more. What is not done stays for whoever adopts it; else the folder goes."""
+        self.is_closed = True
+        if self.is_finished:
+            for segment in self._segments:
+                segment.delete()
+            for name in ("cursor", "lock"):
+                (self._folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something that is not ours lies there
+                self._folder.rmdir()
+        else:
+            self.save_cursor()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Release the lock and leave the folder exactly as it is."""
+        for segment in self._segments:
+            segment.close()
+        os.close(self._cursor_file)
+        os.close(self._lock)
+
+
+def _locked(folder: Path) -> int:
+    path = folder / "lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_nlink == 0:  # whoever held it has just removed the folder
+            raise NotOurs(folder.name)
+    except BlockingIOError:
+        os.close(lock)
+        raise NotOurs(folder.name) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _check_layout(path: Path) -> None:
+    with path.open("rb") as file:
+        magic = file.read(len(MAGIC))
+    if magic != MAGIC and len(magic) == len(MAGIC) and magic.startswith(FAMILY):
+        raise NotOurs(f"{path.name}: written by another version")

@@ -1,0 +1,116 @@
+"""`in-process://`: the counting side reads the spool itself. No second queue, and the same promises as a broker's."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+
+from urlshortener.events.event import AccessEvent, NotAnEvent, decode
+from urlshortener.events.spool import Batch, Spool
+from urlshortener.telemetry import DEAD_LETTERS, LOG
+
+_MOST_EVENTS_OUT = 32_768
+_MOST_EVENTS = 256
+
+
+class SpoolDelivery:
+    """A batch of the spool, to be counted."""
+
+    def __init__(self, batch: Batch, events: Sequence[AccessEvent], out: "_Out") -> None:
+        self.batch = batch
+        self.events = events
+        self._out = out
+
+    def acknowledge(self) -> None:
+        self._out.acknowledged(self)
+
+    def give_back(self) -> None:
+        self._out.given_back(self)
+
+
+class InProcessSource:
+    """An EventSource on the spool of this process; one consumer at a time.
+
+    To give one delivery back is to give back all that are out: the spool goes back to the first that is not done,
+    and the counts know what they have had.
+    """
+
+    is_connected = True
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    @contextlib.asynccontextmanager
+    async def deliveries(self) -> AsyncIterator[AsyncIterator[SpoolDelivery]]:
+        out = _Out(self._spool)
+        try:
+            yield out.deliveries()
+        finally:
+            out.end()
+
+    async def close(self) -> None:
+        """The spool belongs to the one who appends to it, and is closed there."""
+
+
+class _Out:
+    """What is delivered and not acknowledged."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._deliveries: set[SpoolDelivery] = set()
+        self._events = 0
+        self._room = asyncio.Event()
+        self._has_ended = False
+
+    async def deliveries(self) -> AsyncIterator[SpoolDelivery]:
+        while not self._has_ended:
+            await self._has_room()
+            batch = await self._spool.take(_MOST_EVENTS)
+            try:
+                events = decode(b"[" + batch.body + b"]")
+            except NotAnEvent as reason:
+                self._set_aside(batch, reason)
+                continue
+            delivery = SpoolDelivery(batch, events, self)
+            self._deliveries.add(delivery)
+            self._events += batch.count
+            yield delivery
+
+    async def _has_room(self) -> None:
+        while self._events >= _MOST_EVENTS_OUT:
+            self._room.clear()
+            await self._room.wait()
+
+    def _set_aside(self, batch: Batch, reason: NotAnEvent) -> None:
+        """The whole batch, as the frames of this file are ours and something is badly wrong; it blocks nothing."""
+        DEAD_LETTERS.inc()
+        LOG.error("dead_letter", extra={"epoch": batch.epoch, "first_seq": batch.first_seq, "reason": str(reason)})
+        letter = {"reason": str(reason), "epoch": batch.epoch, "body": batch.body.decode(errors="backslashreplace")}
+        try:
+            self._spool.set_aside(json.dumps(letter).encode())
+        except OSError:
+            LOG.exception("dead_letter_not_kept")
+            return  # it stays in the spool, and comes again after the next start
+        self._spool.done(batch)
+
+    def acknowledged(self, delivery: SpoolDelivery) -> None:
+        if delivery in self._deliveries:
+            self._deliveries.remove(delivery)
+            self._events -= delivery.batch.count
+            self._room.set()
+            self._spool.done(delivery.batch)
+
+    def given_back(self, delivery: SpoolDelivery) -> None:
+        if delivery in self._deliveries:
+            self._take_again()
+
+    def _take_again(self) -> None:
+        self._deliveries.clear()
+        self._events = 0
+        self._spool.rewind()
+        self._room.set()
+
+    def end(self) -> None:
+        """Give back what is out; what is acknowledged later than this counts for nothing."""
+        self._has_ended = True
+        self._take_again()
