@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from tests.backends.ports import free_port
 from tests.backends.postgresql import Postgresql
-from tests.backends.rabbitmq import RabbitMQ
+from tests.backends.rabbitmq import Rabbitmq
 from tests.backends.redis import Redis
 from tests.backends.server import Server
 
@@ -66,7 +66,7 @@ def all_in_one(settings: Mapping[str, str] | None = None) -> System:
 
 
 def two_services(
-    postgresql: Postgresql, database: str, rabbitmq: RabbitMQ, vhost: str, redis: Redis, redis_database: int
+    postgresql: Postgresql, database: str, rabbitmq: Rabbitmq, vhost: str, redis: Redis, redis_database: int
 ) -> System:
     """`urlshortener shortener` and `urlshortener analytics` on real servers; the schema is there already."""
     settings = settings_of(postgresql, database, rabbitmq, vhost, redis, redis_database)
@@ -76,7 +76,7 @@ def two_services(
 
 
 def settings_of(
-    postgresql: Postgresql, database: str, rabbitmq: RabbitMQ, vhost: str, redis: Redis, redis_database: int
+    postgresql: Postgresql, database: str, rabbitmq: Rabbitmq, vhost: str, redis: Redis, redis_database: int
 ) -> dict[str, str]:
     return {
         "LINKS_URL": f"postgresql://{postgresql.user}@{postgresql.host}:{postgresql.port}/{database}",

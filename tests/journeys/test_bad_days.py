@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.backends.postgresql import Postgresql
-from tests.backends.rabbitmq import RabbitMQ
+from tests.backends.rabbitmq import Rabbitmq
 from tests.backends.redis import Redis
 from tests.journeys.systems import System, two_services
 from tests.journeys.test_the_road import made, until_counted
@@ -21,8 +21,8 @@ _REDIRECTS_A_SECOND = 200
 
 @pytest.fixture
 def servers(
-    own_postgresql: Postgresql, own_rabbitmq: RabbitMQ, own_redis: Redis
-) -> Iterator[tuple[System, Postgresql, RabbitMQ, Redis]]:
+    own_postgresql: Postgresql, own_rabbitmq: Rabbitmq, own_redis: Redis
+) -> Iterator[tuple[System, Postgresql, Rabbitmq, Redis]]:
     system = two_services(
         own_postgresql, own_postgresql.fresh_database(), own_rabbitmq, own_rabbitmq.fresh_vhost(), own_redis, 0
     )
@@ -86,7 +86,7 @@ async def visited(system: System, codes: list[str]) -> AsyncIterator[Visitors]:
 @pytest.mark.parametrize("breaks", ["restarted", "killed"])
 @pytest.mark.parametrize("which", ["PostgreSQL", "RabbitMQ", "Redis"])
 async def test_a_back_end_goes_and_comes_back_and_nothing_is_lost(
-    servers: tuple[System, Postgresql, RabbitMQ, Redis], which: str, breaks: str
+    servers: tuple[System, Postgresql, Rabbitmq, Redis], which: str, breaks: str
 ) -> None:
     system, *backends = servers
     backend = dict(zip(("PostgreSQL", "RabbitMQ", "Redis"), backends, strict=True))[which]
@@ -124,7 +124,7 @@ async def _until_made(system: System) -> None:
 
 
 async def test_while_the_database_is_away_known_links_redirect_and_others_are_told_to_come_again(
-    servers: tuple[System, Postgresql, RabbitMQ, Redis],
+    servers: tuple[System, Postgresql, Rabbitmq, Redis],
 ) -> None:
     system, postgresql, *_ = servers
     code = made(system)
