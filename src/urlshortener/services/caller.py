@@ -39,13 +39,17 @@ class Proxies:
             address = before
         return str(address)
 
+    def sent(self, scope: Scope) -> bool:
+        """Whether the request comes straight from one of them."""
+        peer = scope.get("client")
+        address = _parsed(peer[0]) if peer else None
+        return address is not None and self._trusts(address)
+
     def origin(self, scope: Scope) -> str:
         """Scheme and host that were asked, as `https://s.example`; InvalidHost where the host could not be one."""
         scheme = str(scope.get("scheme", "http"))
         host = header(scope, b"host")
-        peer = scope.get("client")
-        address = _parsed(peer[0]) if peer else None
-        if address is not None and self._trusts(address):
+        if self.sent(scope):
             scheme = _last(header(scope, b"x-forwarded-proto")).lower() or scheme
             host = _last(header(scope, b"x-forwarded-host")) or host
         if not _HOST.fullmatch(host) or scheme not in ("http", "https"):

@@ -24,6 +24,8 @@ def new() -> FastAPI:
         redirect_slashes=False,
         exception_handlers=http.HANDLERS,
         generate_unique_id_function=lambda route: route.name,
+        # Its own spans would hold paths, and so codes, and continue anybody's trace; ours are in services/traced.py.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
 
 

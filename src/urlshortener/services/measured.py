@@ -60,7 +60,7 @@ class Measured:
         return self._templates.get(scope.get("endpoint"), "unmatched")
 
     def _measure(self, scope: Scope, status: int, seconds: float) -> None:
-        route = self._route(scope)
+        route = scope["route_template"] = self._route(scope)  # traced.py names the span by it
         method = scope["method"] if scope["method"] in _METHODS else "other"
         REQUESTS.labels(self._service_name, route, method, str(status)).inc()
         REQUEST_SECONDS.labels(self._service_name, route).observe(seconds)

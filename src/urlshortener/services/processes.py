@@ -26,6 +26,7 @@ from urlshortener.links.directory import Directory
 from urlshortener.links.store import LinkStore
 from urlshortener.services import backends
 from urlshortener.services.analytics import analytics_app
+from urlshortener.services.caller import Proxies
 from urlshortener.services.counting import Counting
 from urlshortener.services.http import Readiness, ops_app
 from urlshortener.services.runner import Door, listen, serve
@@ -137,6 +138,8 @@ class _Process:
 
     def _open(self, service_name: str, app: Any, name: str) -> None:
         host = self._settings.host
+        if self._settings.otel_exporter_otlp_endpoint:
+            app = _traced(app, self._settings)
         for suffix, application, stays in (
             ("port", app, False),
             ("ops_port", ops_app(service_name, self.readiness), True),
@@ -181,6 +184,12 @@ class _Process:
         """Wait until the spool is empty; the runner's limit ends it, and what is left stays on disk."""
         while self._spool is not None and self._spool.unsent:  # noqa: ASYNC110 (nobody needs to be told but a stop)
             await asyncio.sleep(0.02)
+
+
+def _traced(app: Any, settings: Settings) -> Any:
+    from urlshortener.services.traced import Traced  # noqa: PLC0415 (nobody else should wait for its import)
+
+    return Traced(app, Proxies(settings.trusted_proxies))
 
 
 async def _answers(name: str, ping: Callable[[], Awaitable[None]]) -> None:
