@@ -5,7 +5,7 @@ SCRIPTS := scripts/setup .ci/run
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock clean
+.PHONY: help run test check format docs lock clean
 
 help:
 	@echo 'make TARGET [ARGS="…"]'
@@ -30,6 +30,10 @@ format: ## Bring all code into the one format, and mend what can be mended by it
 	@scripts/setup dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+docs: ## Write the pages that are made from the code: docs/configuration.md.
+	@scripts/setup dev
+	$(BIN)/python scripts/configuration_page.py
 
 lock: ## Write both lock files anew, from pyproject.toml. With ARGS=--upgrade to the newest versions.
 	@scripts/setup dev
