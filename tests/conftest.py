@@ -18,7 +18,7 @@ from tests.backends.server import ServerMissing
 
 
 @contextlib.contextmanager
-def _installed() -> Iterator[None]:
+def installed() -> Iterator[None]:
     """Skip a test whose server this machine does not have; in CI that is a failure: there, nothing goes untested."""
     try:
         yield
@@ -31,7 +31,7 @@ def _installed() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Postgresql]:
     """A PostgreSQL for everybody; take a `database` on it."""
-    with _installed(), Postgresql(durable=False) as server:
+    with installed(), Postgresql(durable=False) as server:
         server.start()
         yield server
 
@@ -44,7 +44,7 @@ def database(postgresql: Postgresql) -> str:
 
 @pytest.fixture
 def own_postgresql() -> Iterator[Postgresql]:
-    with _installed(), Postgresql("own-postgresql") as server:
+    with installed(), Postgresql("own-postgresql") as server:
         server.start()
         yield server
 
@@ -52,7 +52,7 @@ def own_postgresql() -> Iterator[Postgresql]:
 @pytest.fixture
 def postgresql_pair() -> Iterator[PostgresqlPair]:
     """A primary and its streaming replica, for one test alone."""
-    with _installed(), PostgresqlPair() as pair:
+    with installed(), PostgresqlPair() as pair:
         pair.start()
         yield pair
 
@@ -60,7 +60,7 @@ def postgresql_pair() -> Iterator[PostgresqlPair]:
 @pytest.fixture
 def synchronous_postgresql_pair() -> Iterator[PostgresqlPair]:
     """The same; a commit is answered when the replica has it."""
-    with _installed(), PostgresqlPair(synchronous=True) as pair:
+    with installed(), PostgresqlPair(synchronous=True) as pair:
         pair.start()
         yield pair
 
@@ -68,7 +68,7 @@ def synchronous_postgresql_pair() -> Iterator[PostgresqlPair]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Redis]:
     """A Redis for everybody; take a `redis_database` on it. Function libraries are shared by all databases."""
-    with _installed(), Redis() as server:
+    with installed(), Redis() as server:
         server.start()
         yield server
 
@@ -81,7 +81,7 @@ def redis_database(redis_server: Redis) -> int:
 
 @pytest.fixture
 def own_redis() -> Iterator[Redis]:
-    with _installed(), Redis("own-redis") as server:
+    with installed(), Redis("own-redis") as server:
         server.start()
         yield server
 
@@ -89,14 +89,14 @@ def own_redis() -> Iterator[Redis]:
 @pytest.fixture(scope="session")
 def redis_sentinel() -> Iterator[RedisSentinel]:
     """A master, two replicas and three Sentinels for everybody, on which nothing is broken."""
-    with _installed(), RedisSentinel() as group:
+    with installed(), RedisSentinel() as group:
         group.start()
         yield group
 
 
 @pytest.fixture
 def own_redis_sentinel() -> Iterator[RedisSentinel]:
-    with _installed(), RedisSentinel() as group:
+    with installed(), RedisSentinel() as group:
         group.start()
         yield group
 
@@ -104,7 +104,7 @@ def own_redis_sentinel() -> Iterator[RedisSentinel]:
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[Rabbitmq]:
     """A RabbitMQ for everybody; take a `vhost` on it."""
-    with _installed(), Rabbitmq() as server:
+    with installed(), Rabbitmq() as server:
         server.start()
         yield server
 
@@ -117,6 +117,6 @@ def vhost(rabbitmq: Rabbitmq) -> str:
 
 @pytest.fixture
 def own_rabbitmq() -> Iterator[Rabbitmq]:
-    with _installed(), Rabbitmq("own-rabbitmq") as server:
+    with installed(), Rabbitmq("own-rabbitmq") as server:
         server.start()
         yield server

@@ -17,7 +17,7 @@ _WRONG_SETTING = 78  # EX_CONFIG of sysexits.h
 _UNAVAILABLE = 69  # EX_UNAVAILABLE
 
 COMMANDS = {
-    "run": "Everything in one process: create and follow links, count and show; SQLite in ./data unless told otherwise.",
+    "run": "Everything in one process: make and follow links, count and show; SQLite in ./data unless told otherwise.",
     "shortener": "The service that creates and follows links, on :8080. Needs PostgreSQL and RabbitMQ.",
     "analytics": "The service that counts, on :8081. Needs PostgreSQL, RabbitMQ and Redis.",
     "migrate": "Bring the database of links up to date, and end. Several may run at once.",

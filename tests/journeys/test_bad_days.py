@@ -13,24 +13,35 @@ import pytest
 from tests.backends.postgresql import Postgresql
 from tests.backends.rabbitmq import Rabbitmq
 from tests.backends.redis import Redis
+from tests.conftest import installed
 from tests.journeys.systems import System, two_services
 from tests.journeys.test_the_road import made, until_counted
 
 _REDIRECTS_A_SECOND = 200
 
 
-@pytest.fixture
-def servers(
-    own_postgresql: Postgresql, own_rabbitmq: Rabbitmq, own_redis: Redis
-) -> Iterator[tuple[System, Postgresql, Rabbitmq, Redis]]:
-    system = two_services(
-        own_postgresql, own_postgresql.fresh_database(), own_rabbitmq, own_rabbitmq.fresh_vhost(), own_redis, 0
-    )
-    try:
-        system.start()
-        yield system, own_postgresql, own_rabbitmq, own_redis
-    finally:
-        system.close()
+Servers = tuple[System, Postgresql, Rabbitmq, Redis]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """Two services on servers of their own. Each test leaves them as it found them: running."""
+    with (
+        installed(),
+        Postgresql("bad-days-postgresql") as postgresql,
+        Rabbitmq("bad-days-rabbitmq") as rabbitmq,
+        Redis("bad-days-redis") as redis,
+    ):
+        for server in (postgresql, rabbitmq, redis):
+            server.start()
+        system = two_services(
+            postgresql, postgresql.fresh_database(), rabbitmq, rabbitmq.fresh_vhost(), redis, redis.fresh_database()
+        )
+        try:
+            system.start()
+            yield system, postgresql, rabbitmq, redis
+        finally:
+            system.close()
 
 
 class Visitors:
@@ -85,9 +96,7 @@ async def visited(system: System, codes: list[str]) -> AsyncIterator[Visitors]:
 
 @pytest.mark.parametrize("breaks", ["restarted", "killed"])
 @pytest.mark.parametrize("which", ["PostgreSQL", "RabbitMQ", "Redis"])
-async def test_a_back_end_goes_and_comes_back_and_nothing_is_lost(
-    servers: tuple[System, Postgresql, Rabbitmq, Redis], which: str, breaks: str
-) -> None:
+async def test_a_back_end_goes_and_comes_back_and_nothing_is_lost(servers: Servers, which: str, breaks: str) -> None:
     system, *backends = servers
     backend = dict(zip(("PostgreSQL", "RabbitMQ", "Redis"), backends, strict=True))[which]
     codes = [made(system, f"https://example.com/{number}") for number in range(20)]
@@ -124,12 +133,19 @@ async def _until_made(system: System) -> None:
 
 
 async def test_while_the_database_is_away_known_links_redirect_and_others_are_told_to_come_again(
-    servers: tuple[System, Postgresql, Rabbitmq, Redis],
+    servers: Servers,
 ) -> None:
     system, postgresql, *_ = servers
     code = made(system)
     assert httpx.get(f"{system.shortener}/{code}").status_code == 307
     await asyncio.to_thread(postgresql.kill)
+    try:
+        await _known_links_redirect_and_others_come_again(system, code)
+    finally:
+        await asyncio.to_thread(postgresql.start)
+
+
+async def _known_links_redirect_and_others_come_again(system: System, code: str) -> None:
     began = time.monotonic()
     cold = httpx.get(f"{system.shortener}/unknown1")
     assert (cold.status_code, cold.json()["code"]) == (503, "STORE_UNAVAILABLE")

@@ -12,7 +12,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Traced:
-    """A Measured application whose requests are spans. A caller's trace is continued where the caller is a trusted proxy."""
+    """A Measured application whose requests are spans. A trusted proxy's trace is continued, nobody else's."""
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
         self._app = app
