@@ -48,7 +48,7 @@ class _AnyRedis(Server):
             socket_timeout=2,
             socket_connect_timeout=2,
             decode_responses=True,
-            retry=Retry(NoBackoff(), 0),  # who asks wants to know how it is now
+            retry=Retry(NoBackoff(), 1),  # once: a Sentinel closes all connections to a Redis whose role it changes
         )
 
     def _command(self) -> Sequence[str]:

@@ -67,6 +67,7 @@ class Server(ABC):
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_folder_of_this_run()))
         self.folder.chmod(0o755)
         self.log = self.folder / "log"
+        self.is_paused = False
         self._keeper: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -94,6 +95,7 @@ class Server(ABC):
     def launch(self) -> None:
         """Start without waiting for it to answer."""
         assert not self.is_running, f"{self.name} runs already"
+        self.is_paused = False
         with self.log.open("ab") as log:
             command = [*self._as_user(), *self._command()]
             environment = self._whole_environment()
@@ -135,10 +137,12 @@ class Server(ABC):
         """SIGSTOP to all of its processes: the kernel still takes connections, nobody answers."""
         if self._keeper is not None:
             signal_all(self._keeper.pid, signal.SIGSTOP)
+            self.is_paused = True
 
     def resume(self) -> None:
         if self._keeper is not None:
             signal_all(self._keeper.pid, signal.SIGCONT)
+            self.is_paused = False
 
     def close(self) -> None:
         """End it for good, at once, and remove its folder."""
