@@ -44,10 +44,11 @@ class NotAnEvent(ValueError):
 _LONGEST_USER_AGENT = 512  # characters
 _LONGEST_REFERER = 1024
 _LARGEST_BODY_BYTES = 8 * 1024 * 1024
+_FIRST_YEAR, _LAST_YEAR = 1970, 2099  # what every store can keep; beyond, a clock is broken
 
 _Printable = Annotated[str, msgspec.Meta(pattern=r"\A[\x20-\x7e]{1,64}\Z")]
 _Word = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
-_Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Number = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]  # as many as every store can tell apart
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -109,8 +110,8 @@ _several = msgspec.json.Decoder(list[_Written])
 def decode(body: bytes) -> list[AccessEvent]:
     """The events of a message: one object, or an array of them. Unknown fields are ignored, long headers are cut.
 
-    Raises NotAnEvent for everything else, also if only one of an array is no event. A time in the future is let
-    through: whose clock is right is not for the reader of one message to say.
+    Raises NotAnEvent for everything else, also if only one of an array is no event. A time in the near future is let
+    through: whose clock is right is not for the reader of one message to say. What comes out, every store can keep.
     """
     if len(body) > _LARGEST_BODY_BYTES:
         raise NotAnEvent(f"more than {_LARGEST_BODY_BYTES} bytes")
@@ -128,10 +129,13 @@ def _reason(error: Exception) -> str:
 
 def _event(written: _Written) -> AccessEvent:
     user_agent, referer = written.user_agent, written.referer
+    at = written.accessed_at.astimezone(UTC)
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        raise NotAnEvent(f"accessed_at is not between {_FIRST_YEAR} and {_LAST_YEAR}")
     return AccessEvent(
         _identity(written),
         written.code,
-        written.accessed_at.astimezone(UTC),
+        at,
         user_agent and user_agent[:_LONGEST_USER_AGENT],
         written.ip_address,
         referer and referer[:_LONGEST_REFERER],
