@@ -108,7 +108,7 @@ class Patience:
 
 @contextlib.contextmanager
 def in_our_words() -> Iterator[None]:
-    """Whatever the driver raises inside becomes a `Lost` of ours."""
+    """Whatever the driver raises inside becomes a `Lost` of ours, and a cancellation is ours or none."""
     try:
         yield
     except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError) as error:
@@ -116,10 +116,18 @@ def in_our_words() -> Iterator[None]:
     except asyncio.CancelledError:
         # The driver ends waits on a connection that closed with a cancellation that nobody asked for. Taken for a real
         # one it would end our task without a word.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if _is_cancelled():
             raise
         raise Lost("The connection closed.") from None
+    # The other way round: its calls wait with `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
+    # comes together with the answer. Whoever cancelled us would wait for ever.
+    if _is_cancelled():
+        raise asyncio.CancelledError
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 _DIFFERENCE = re.compile(r"inequivalent arg '(?P<what>[^']+)' for (?P<of>\w+ '[^']+')[^:]*: (?P<ours_and_theirs>.*)")

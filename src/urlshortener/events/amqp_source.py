@@ -96,11 +96,13 @@ class AmqpSource:
     async def _consume(self, connection: Connection, session: "_Session") -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(connection.fail_when_lost())
-            tasks.create_task(session.fail_when_over())
             tasks.create_task(session.send_acknowledgements())
             tasks.create_task(self._fail_when_stuck(session))
             tasks.create_task(self._set_poison_aside(session))
             await session.begin(self._topology.queue, self._prefetch)
+            # Wait here, not in the group's exit: a group of Python 3.11 that is failed by a task while it exits leaves
+            # its owner marked as cancelled for good.
+            await session.fail_when_over()
 
     async def _fail_when_stuck(self, session: "_Session") -> Never:
         """Brokers have been seen to forget a consumer without telling it: look, when nothing came for long."""
