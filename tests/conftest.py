@@ -115,8 +115,20 @@ def vhost(rabbitmq: Rabbitmq) -> str:
     return rabbitmq.fresh_vhost()
 
 
-@pytest.fixture
-def own_rabbitmq() -> Iterator[Rabbitmq]:
-    with installed(), Rabbitmq("own-rabbitmq") as server:
+@pytest.fixture(scope="session")
+def breakable_rabbitmq() -> Iterator[Rabbitmq]:
+    """One that a test, or a file of tests, may break while it runs. Started once: that takes ten seconds and more."""
+    with installed(), Rabbitmq("breakable-rabbitmq") as server:
         server.start()
         yield server
+
+
+@pytest.fixture
+def own_rabbitmq(breakable_rabbitmq: Rabbitmq) -> Iterator[Rabbitmq]:
+    """It is mended after each test, so that the next has it whole; take a fresh virtual host."""
+    yield breakable_rabbitmq
+    breakable_rabbitmq.resume()
+    if breakable_rabbitmq.is_running:
+        breakable_rabbitmq.clear_memory_alarm()
+    else:
+        breakable_rabbitmq.start()

@@ -24,15 +24,15 @@ Servers = tuple[System, Postgresql, Rabbitmq, Redis]
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
+def servers(breakable_rabbitmq: Rabbitmq) -> Iterator[Servers]:
     """Two services on servers of their own. Each test leaves them as it found them: running."""
     with (
         installed(),
         Postgresql("bad-days-postgresql") as postgresql,
-        Rabbitmq("bad-days-rabbitmq") as rabbitmq,
         Redis("bad-days-redis") as redis,
     ):
-        for server in (postgresql, rabbitmq, redis):
+        rabbitmq = breakable_rabbitmq
+        for server in (postgresql, redis):
             server.start()
         system = two_services(
             postgresql, postgresql.fresh_database(), rabbitmq, rabbitmq.fresh_vhost(), redis, redis.fresh_database()
