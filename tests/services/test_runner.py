@@ -1,0 +1,303 @@
+"""A process from outside: signals, doors, exit codes, and what breaks HTTP."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.backends.ports import free_port
+from tests.backends.waiting import wait_until
+from tests.journeys.systems import Process
+
+_TOKEN = "a-token-of-the-tests-0123"
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    with Process("run", {"DRAIN_DELAY": "1s"}) as process:
+        process.start()
+        yield process
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Process]:
+    """One that no test stops."""
+    with Process("run", {}) as process:
+        process.start()
+        yield process
+
+
+def _status(url: str) -> int | str:
+    try:
+        return httpx.get(url, timeout=2).status_code
+    except httpx.HTTPError as error:
+        return type(error).__name__
+
+
+def _pid(process: Process) -> int:
+    """Of the process itself, below its keeper."""
+    assert process._keeper is not None
+    children = Path(f"/proc/{process._keeper.pid}/task/{process._keeper.pid}/children").read_text().split()
+    return int(children[0])
+
+
+def _exit_code(command: str, environment: Mapping[str, str], folder: Path) -> tuple[int, str]:
+    plain = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    done = subprocess.run(
+        [sys.executable, "-m", "urlshortener", command],
+        env={**plain, "DATA_DIR": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def _free_doors() -> dict[str, str]:
+    names = ("SHORTENER_PORT", "ANALYTICS_PORT", "SHORTENER_OPS_PORT", "ANALYTICS_OPS_PORT")
+    return {name: str(free_port()) for name in names}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_when_proxies_have_looked_elsewhere(process: Process, number: signal.Signals) -> None:
+    (shortener, _), (ops, _) = process.urls, process.ops_urls
+    os.kill(_pid(process), number)
+    wait_until(lambda: _status(f"{ops}/ready") == 503, "it says that it is not ready", within_seconds=0.9)
+    assert _status(f"{shortener}/health") == 200  # while it drains, it serves
+    wait_until(lambda: not process.is_running, "it ends", within_seconds=10)
+    assert process._keeper is not None
+    assert process._keeper.returncode == 0
+    assert '"exit_code":0' in process.log_tail()
+
+
+def test_a_second_signal_skips_the_waiting() -> None:
+    with Process("run", {"DRAIN_DELAY": "60s"}) as process:
+        process.start()
+        pid = _pid(process)
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: '"draining"' in process.log_tail(), "it drains", within_seconds=5)
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not process.is_running, "it ends", within_seconds=10)
+
+
+def test_a_stop_while_it_waits_for_its_database_is_a_clean_one() -> None:
+    settings = {
+        "LINKS_URL": f"postgresql://app@127.0.0.1:{free_port()}/links",
+        "EVENTS_URL": f"amqp://127.0.0.1:{free_port()}/",
+        "VISITOR_SECRET": "the-same-on-every-replica",
+    }
+    with Process("shortener", settings) as process:
+        process.launch()
+        wait_until(lambda: _status(f"{process.ops_urls[0]}/ready") == 503, "its doors are open", within_seconds=15)
+        assert _status(f"{process.urls[0]}/health") == 200
+        assert _status(f"{process.urls[0]}/somecode") == 503
+        os.kill(_pid(process), signal.SIGTERM)
+        wait_until(lambda: not process.is_running, "it ends", within_seconds=10)
+        assert process._keeper is not None
+        assert process._keeper.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"HOST": "0.0.0.0"}, "ADMIN_TOKEN"),
+        ({"LINKS_URL": "mysql://db/links"}, "LINKS_URL"),
+        ({"STATS_URL": "sqlite://host/stats.db"}, "STATS_URL"),
+        ({"LINKS_READ_URL": "postgresql://db/links"}, "LINKS_READ_URL"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_in_words(environment: dict[str, str], words: str, tmp_path: Path) -> None:
+    code, said = _exit_code("run", {**_free_doors(), **environment}, tmp_path)
+    assert code == 78
+    assert said.startswith(f"urlshortener: {words}: ")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["shortener", "analytics"])
+def test_a_service_shares_nothing_that_lies_in_a_file(command: str, tmp_path: Path) -> None:
+    code, said = _exit_code(command, {}, tmp_path)
+    assert (code, "LINKS_URL" in said, "postgresql://" in said) == (78, True, True)
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    doors = _free_doors()
+    with socket.create_server(("127.0.0.1", int(doors["ANALYTICS_PORT"]))):
+        code, said = _exit_code("run", doors, tmp_path)
+    assert code == 78
+    assert "ANALYTICS_PORT" in said
+
+
+def test_migrate_says_what_it_did_and_does_it_once(tmp_path: Path) -> None:
+    first, second = (_exit_code("migrate", {}, tmp_path) for _ in range(2))
+    assert (first[0], second[0]) == (0, 0)
+    assert first[1].strip()
+    assert first[1] != second[1]
+
+
+def test_migrate_against_a_database_that_is_away_ends_with_its_own_code(tmp_path: Path) -> None:
+    url = f"postgresql://app@127.0.0.1:{free_port()}/links"
+    code, said = _exit_code("migrate", {"LINKS_URL": url}, tmp_path)
+    assert code == 69
+    assert "Traceback" not in said
+
+
+def test_the_visitor_secret_is_made_once_and_for_its_owner_only(door: Process) -> None:
+    path = door.folder / "data" / "visitor-secret"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(path.read_text()) >= 32
+
+
+def test_logs_are_lines_of_json_and_show_no_secret() -> None:
+    settings = {"LOG_LEVEL": "debug", "ADMIN_TOKEN": _TOKEN, "VISITOR_SECRET": "secret-of-all-replicas"}
+    with Process("run", settings) as process:
+        process.start()
+        httpx.post(f"{process.urls[0]}/api/v1/urls", json={"url": "https://e.example/"}, headers={"X-Api-Key": _TOKEN})
+        process.stop()
+        log = process.log.read_text()
+    lines = [line for line in log.splitlines() if line.startswith("{")]
+    assert {"ready", "draining", "stopped"} <= {json.loads(line)["event"] for line in lines}
+    assert _TOKEN not in log
+    assert "secret-of-all-replicas" not in log
+
+
+def test_both_lines_of_the_greeting_work_when_they_are_pasted(door: Process) -> None:
+    create, follow = re.findall(r"^  (curl .*)$", door.log.read_text(), re.M)
+    assert '"code":"cat"' in subprocess.run(["bash", "-c", create], capture_output=True, text=True, check=True).stdout
+    pasted = subprocess.run(["bash", "-c", follow], capture_output=True, text=True, check=True).stdout
+    assert "307 Temporary Redirect" in pasted
+    assert '"access_count":' in pasted
+
+
+# what breaks HTTP, on raw sockets
+
+
+def _sent(door: Process, *parts: bytes, shut: bool = False) -> bytes:
+    """What comes back until the other side closes, or is silent for a moment."""
+    host, port = door.urls[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as raw:
+        try:
+            for part in parts:
+                raw.sendall(part)
+            if shut:
+                raw.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it was refused before it was all sent
+        raw.settimeout(1)
+        answer = b""
+        try:
+            while data := raw.recv(65536):
+                answer += data
+        except OSError:
+            pass
+        return answer
+
+
+_END = b"Host: s.example\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\n" + _END, 200),
+        (b"GET /health HTTP/1.0\r\n\r\n", 200),
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # somebody speaks TLS
+        (b"GET /%00 HTTP/1.1\r\n" + _END, 404),
+        (b"GET /%ff%fe HTTP/1.1\r\n" + _END, 404),
+        (b"GET /%zz HTTP/1.1\r\n" + _END, 404),
+        (b"GET /%0a HTTP/1.1\r\n" + _END, 404),
+        (b"GET /cat%0a HTTP/1.1\r\n" + _END, 404),
+        (b"GET /caf\xc3\xa9 HTTP/1.1\r\n" + _END, 400),
+        (b"BREW /cat HTTP/1.1\r\n" + _END, 400),
+        (b"TRACE /cat HTTP/1.1\r\n" + _END, 405),
+        (b"OPTIONS * HTTP/1.1\r\n" + _END, 404),
+        (b"GET /health HTTP/1.1\r\nX: " + b"a" * 20_000 + b"\r\n" + _END, 431),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n" + _END, 431),
+        (b"GET /health HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nHost: s\r\n\r\n", 200),
+        (
+            b"POST /api/v1/urls HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n" + _END + b"0\r\n\r\n",
+            400,
+        ),
+    ],
+)
+def test_every_head_gets_an_answer_that_is_no_5xx(door: Process, head: bytes, status: int) -> None:
+    answer = _sent(door, head)
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+    assert b"\r\nserver:" not in answer.lower()
+    if status >= 400:
+        assert b"application/problem+json" in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == status
+
+
+def test_a_head_that_grows_without_end_is_cut_off(door: Process) -> None:
+    answer = _sent(door, b"GET / HTTP/1.1\r\n", *(b"X-%d: %s\r\n" % (n, b"a" * 1000) for n in range(64)))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_that_comes_too_slowly_is_given_up(door: Process) -> None:
+    host, port = door.urls[0].removeprefix("http://").split(":")
+    began = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=10) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        assert raw.recv(65536).startswith(b"HTTP/1.1 408 ")
+    assert 4 < time.monotonic() - began < 9
+
+
+def test_a_chunked_body_over_the_limit_is_refused(door: Process) -> None:
+    head = b"POST /api/v1/urls HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n" + _END
+    answer = _sent(door, head, *(b"1000\r\n" + b"a" * 4096 + b"\r\n" for _ in range(16)))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_pipelined_requests_are_answered_in_their_order(door: Process) -> None:
+    first = b"GET /nosuch01 HTTP/1.1\r\nHost: s.example\r\n\r\n"
+    answer = _sent(door, first + b"GET /health HTTP/1.1\r\n" + _END)
+    statuses = re.findall(rb"HTTP/1\.1 (\d+) ", answer)
+    assert statuses == [b"404", b"200"]
+
+
+def test_half_heads_on_many_connections_hold_nobody_up(door: Process) -> None:
+    host, port = door.urls[0].removeprefix("http://").split(":")
+    halves = [socket.create_connection((host, int(port)), timeout=5) for _ in range(200)]
+    try:
+        for raw in halves:
+            raw.sendall(b"GET /health HTTP/1.1\r\nHost:")
+        assert _status(f"{door.urls[0]}/health") == 200
+    finally:
+        for raw in halves:
+            raw.close()
+
+
+async def test_ten_thousand_unknown_codes_are_ten_thousand_404s(door: Process) -> None:
+    host, port = door.urls[0].removeprefix("http://").split(":")
+    numbers = iter(range(10_000))
+
+    async def ask() -> int:
+        refused = 0
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for number in numbers:
+            writer.write(b"GET /nosuch%06d HTTP/1.1\r\nHost: s\r\n\r\n" % number)
+            answer = await asyncio.wait_for(reader.readuntil(b"}"), 20)
+            refused += answer.startswith(b"HTTP/1.1 404 ")
+        writer.close()
+        return refused
+
+    assert sum(await asyncio.gather(*(ask() for _ in range(100)))) == 10_000
+
+
+def test_after_all_of_this_its_log_holds_no_traceback(door: Process) -> None:
+    assert _status(f"{door.urls[0]}/health") == 200
+    assert "Traceback" not in door.log.read_text()
+    assert '"level":"error"' not in door.log.read_text()
