@@ -24,7 +24,8 @@ _MOST_EVENTS = 2048  # counted in one call: enough to fill a round trip, few eno
 _MOST_UNDER_WAY = 4  # calls: one that waits for a slow replica does not hold up the next
 _SETTLE_SECONDS = 0.25
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_PING_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 30.0  # where the store answers, and yet takes nothing
 _TIDY_SECONDS = 300.0
 
 
@@ -33,7 +34,6 @@ class _Batch:
     """What was counted in one call, and is acknowledged once nothing can undo it any more."""
 
     deliveries: Sequence[Delivery]
-    events: Sequence[AccessEvent]
     recorded: Recorded
     recorded_at: float
 
@@ -49,7 +49,8 @@ class Counting:
 
     **While the store is away nothing is consumed.** What had been delivered is given back once, and asked for again
     when the store takes writes. So a long outage costs an event one redelivery, not one for every attempt, and never
-    brings it to the dead letters.
+    brings it to the dead letters. A store that answers, but takes no batch (a full disk, a wrong right), is asked less
+    and less often.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Counting:
         self._now = now
         self._clock = clock
         self._unsettled: list[_Batch] = []
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     async def run(self) -> None:
         while True:
+            await asyncio.sleep(self._pause_seconds)
             await self._store_answers()
             self._unsettled = []
             try:
@@ -74,9 +77,15 @@ class Counting:
                     group.create_task(self._count_all(deliveries))
                     if self._stats.grace_seconds:
                         group.create_task(self._settle_all())
+                    # In the body: in Python 3.11 a child that fails while its group is being left counts its owner as
+                    # cancelled for good.
+                    await asyncio.Event().wait()
             except* StoreUnavailable:
                 STATS_AVAILABLE.set(0)
-                LOG.warning("counting_paused")
+                LOG.warning("counting_paused", extra={"pause_seconds": self._pause_seconds})
+            _leave_if_cancelled()
+            await asyncio.sleep(self._pause_seconds)
+            self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
 
     async def _count_all(self, deliveries: AsyncIterator[Delivery]) -> None:
         free = asyncio.Semaphore(_MOST_UNDER_WAY)
@@ -87,18 +96,21 @@ class Counting:
                 counted.add_done_callback(lambda _: free.release())
 
     async def _count(self, deliveries: Sequence[Delivery]) -> None:
-        events = list(chain.from_iterable(delivery.events for delivery in deliveries))
-        recorded = await self._stats.record(events)
-        EVENTS_COUNTED.inc(recorded.counted)
-        EVENTS_DUPLICATE.inc(recorded.duplicates)
+        batch = await self._recorded(deliveries)
+        EVENTS_COUNTED.inc(batch.recorded.counted)
+        EVENTS_DUPLICATE.inc(batch.recorded.duplicates)
         now = self._now()
-        for event in events:
+        for event in _events(deliveries):
             EVENT_AGE_SECONDS.observe((now - event.at).total_seconds())
-        batch = _Batch(deliveries, events, recorded, self._clock())
         if self._stats.grace_seconds:
             self._unsettled.append(batch)
         else:
             _acknowledge(batch)
+
+    async def _recorded(self, deliveries: Sequence[Delivery]) -> _Batch:
+        recorded = await self._stats.record(_events(deliveries))
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
+        return _Batch(deliveries, recorded, self._clock())
 
     async def _settle_all(self) -> None:
         while True:
@@ -109,17 +121,24 @@ class Counting:
 
     async def _settle(self, due_before: float) -> None:
         await self._stats.ping()  # so that the generation is the one of now, not of the last call
-        undone = [batch for batch in self._unsettled if self._may_be_undone(batch)]
-        for batch in undone:
-            batch.recorded = await self._stats.record(batch.events)
-            batch.recorded_at = self._clock()
-        if undone:
-            LOG.info("counted_again", extra={"batches": len(undone)})
-            return
-        due = [batch for batch in self._unsettled if batch.recorded_at <= due_before]
-        self._unsettled = [batch for batch in self._unsettled if batch.recorded_at > due_before]
-        for batch in due:
-            _acknowledge(batch)
+        batches, self._unsettled = self._unsettled, []
+        undone: list[Delivery] = []
+        for batch in batches:
+            if self._may_be_undone(batch):
+                undone += batch.deliveries
+            elif batch.recorded_at <= due_before:
+                _acknowledge(batch)
+            else:
+                self._unsettled.append(batch)
+        await self._count_again(undone)
+
+    async def _count_again(self, deliveries: Sequence[Delivery]) -> None:
+        """In large batches: while a store has no replica, each call waits for one."""
+        if deliveries:
+            LOG.info("counted_again", extra={"deliveries": len(deliveries)})
+        while deliveries:
+            batch, deliveries = _first_batch(deliveries)
+            self._unsettled.append(await self._recorded(batch))
 
     def _may_be_undone(self, batch: _Batch) -> bool:
         return not batch.recorded.replicated or batch.recorded.generation != self._stats.generation
@@ -132,7 +151,7 @@ class Counting:
             except StoreUnavailable:
                 STATS_AVAILABLE.set(0)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                pause = min(2 * pause, _LONGEST_PING_PAUSE_SECONDS)
             else:
                 STATS_AVAILABLE.set(1)
                 return
@@ -147,9 +166,29 @@ class Counting:
             await asyncio.sleep(_TIDY_SECONDS)
 
 
+def _events(deliveries: Sequence[Delivery]) -> list[AccessEvent]:
+    return list(chain.from_iterable(delivery.events for delivery in deliveries))
+
+
+def _first_batch(deliveries: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+    """What to count in one call, of about _MOST_EVENTS, and the rest."""
+    events, taken = 0, 0
+    while taken < len(deliveries) and events < _MOST_EVENTS:
+        events += len(deliveries[taken].events)
+        taken += 1
+    return deliveries[:taken], deliveries[taken:]
+
+
 def _acknowledge(batch: _Batch) -> None:
     for delivery in batch.deliveries:
         delivery.acknowledge()
+
+
+def _leave_if_cancelled() -> None:
+    """A TaskGroup of Python 3.11 forgets that it was cancelled when one of its tasks fails in the same moment."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class _Arrived:
@@ -164,16 +203,13 @@ class _Arrived:
             self._deliveries.append(delivery)
             self._came.set()
 
-    async def next(self) -> list[Delivery]:
+    async def next(self) -> Sequence[Delivery]:
         """What has come, up to about _MOST_EVENTS; waits for the first."""
         while not self._deliveries:
             self._came.clear()
             await self._came.wait()
-        events, taken = 0, 0
-        while taken < len(self._deliveries) and events < _MOST_EVENTS:
-            events += len(self._deliveries[taken].events)
-            taken += 1
-        batch, self._deliveries = self._deliveries[:taken], self._deliveries[taken:]
+        batch, rest = _first_batch(self._deliveries)
+        self._deliveries = list(rest)
         return batch
 
 
