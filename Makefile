@@ -31,9 +31,10 @@ format: ## Bring all code into the one format, and mend what can be mended by it
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: ## Write the pages that are made from the code: docs/configuration.md.
+docs: ## Write the pages that are made from the code: docs/configuration.md and docs/metrics.md.
 	@scripts/setup dev
 	$(BIN)/python scripts/configuration_page.py
+	$(BIN)/python scripts/metrics_page.py
 
 lock: ## Write both lock files anew, from pyproject.toml. With ARGS=--upgrade to the newest versions.
 	@scripts/setup dev
