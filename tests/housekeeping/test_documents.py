@@ -36,7 +36,9 @@ def test_the_page_of_the_contract_names_every_error_code() -> None:
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
     inner = {"WRONG_SETTING", "REFUSED", "UNAVAILABLE", "CHANNEL_UNAVAILABLE"}  # no visitor gets these as they are
-    codes = {vars(kind).get("code", "REFUSED") for kind in kinds if kind.__module__ in (errors.__name__, http.__name__)} - inner
+    codes = {
+        vars(kind).get("code", "REFUSED") for kind in kinds if kind.__module__ in (errors.__name__, http.__name__)
+    } - inner
     named = set(re.findall(r"^\| \d{3} \| `([A-Z_]+)`", (ROOT / "docs" / "api.md").read_text(), re.M))
     assert codes <= named
     assert named <= set(re.findall(r'"([A-Z_]+)"', CODE))
