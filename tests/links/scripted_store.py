@@ -35,6 +35,8 @@ class ScriptedStore:
         self.failing_after_doing: dict[str, list[Exception]] = {}
         self.held: dict[str, asyncio.Event] = {}
         self.poisoned: set[str] = set()
+        self.old_keys = 0
+        self.swept_before: list[datetime] = []
         self.busy = 0
         self.most_busy = 0
         self.listener: ChangeListener | None = None
@@ -127,6 +129,13 @@ class ScriptedStore:
         rest = [link for link in links if after is None or (link.created_at, link.id) < (after.created_at, after.id)]
         await self._answered("page")
         return [link for link in rest if not link.is_deleted][:limit]
+
+    async def forget_old_keys(self, over_before: datetime, limit: int) -> int:
+        await self._called("forget_old_keys")
+        self.swept_before.append(over_before)
+        forgotten = min(limit, self.old_keys)
+        self.old_keys -= forgotten
+        return forgotten
 
     async def listen(self, listener: ChangeListener) -> None:
         self.listener = listener

@@ -676,3 +676,37 @@ async def test_what_is_measured_is_true(directory: Directory, store: ScriptedSto
     assert telemetry.REGISTRY.get_sample_value("link_cache_links") == 1
     assert telemetry.REGISTRY.get_sample_value("link_listener_connected") == 1
     assert (telemetry.REGISTRY.get_sample_value("link_cache_bytes") or 0) > 600
+
+
+# old keys
+
+
+async def test_all_old_keys_are_forgotten_a_thousand_at_a_time_and_then_now_and_then(
+    store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "FIRST_SWEEP_SECONDS", 0)
+    monkeypatch.setattr(directory_module, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(directory_module, "START_SECONDS", 0)
+    store.old_keys = 2_500
+    directory = Directory(store, cache_max_bytes=1 << 20, warm_links=0, stale_max=STALE_MAX, now=lambda: NOON)
+    await directory.start()
+    await until(lambda: len(store.swept_before) >= 4)
+    await directory.stop()
+    assert store.old_keys == 0
+    assert set(store.swept_before) == {NOON - timedelta(hours=1)}
+
+
+async def test_a_sweep_that_fails_is_logged_and_the_next_one_comes(
+    store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(directory_module, "FIRST_SWEEP_SECONDS", 0)
+    monkeypatch.setattr(directory_module, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(directory_module, "START_SECONDS", 0)
+    store.fail(AWAY, "forget_old_keys")
+    directory = Directory(store, cache_max_bytes=1 << 20, warm_links=0, stale_max=STALE_MAX)
+    await directory.start()
+    await until(lambda: len(store.called("forget_old_keys")) >= 2)
+    store.recover()
+    await until(lambda: bool(store.swept_before))
+    await directory.stop()
+    assert "Old idempotency keys were not forgotten (StoreUnavailable)." in caplog.text

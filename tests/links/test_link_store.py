@@ -379,3 +379,41 @@ async def test_a_database_that_is_not_migrated_is_unavailable_in_our_words(tmp_p
 
 def test_the_outcome_of_a_migration_is_a_sentence() -> None:
     assert str(migrations.MigrationOutcome(None, "0001")) == "The links database was brought from nothing to 0001."
+
+
+async def test_keys_are_forgotten_when_their_thirty_days_are_over_and_no_sooner(
+    store: SqlLinkStore, connections: Database
+) -> None:
+    await add(store, keyed("old", "cat"))
+    await add(store, keyed("young", "dog", created_at=later(1)))
+    is_over = NOW + timedelta(days=30)
+    assert await store.forget_old_keys(is_over - timedelta(microseconds=1), 10) == 0
+    assert await store.forget_old_keys(is_over, 10) == 1
+    assert await keys_in(connections) == {"young"}
+    assert set(await store.find_many(["cat", "dog"])) == {"cat", "dog"}
+
+
+async def test_no_more_keys_are_forgotten_at_once_than_asked_for_the_oldest_first(
+    store: SqlLinkStore, connections: Database
+) -> None:
+    await store.add_many([keyed(f"key{day}", f"code{day}", created_at=later(day)) for day in range(5)])
+    assert await store.forget_old_keys(NOW + timedelta(days=31), 3) == 3
+    assert await keys_in(connections) == {"key3", "key4"}
+
+
+async def test_several_sweeps_at_once_forget_each_key_once(kind: Kind, store: SqlLinkStore) -> None:
+    await store.add_many([keyed(f"key{number}", f"code{number}") for number in range(40)])
+    is_over = NOW + timedelta(days=30)
+    forgotten = await asyncio.gather(*(store.forget_old_keys(is_over, 10) for _ in range(4)))
+    while more := await store.forget_old_keys(is_over, 10):  # what the four left to each other
+        forgotten.append(more)
+    assert sum(forgotten) == 40
+
+
+async def test_a_key_that_is_used_again_while_old_ones_are_forgotten_stays(store: SqlLinkStore) -> None:
+    is_over = NOW + timedelta(days=30)
+    await add(store, keyed("k", "cat"))
+    new = keyed("k", "dog", b"another body", created_at=is_over)
+    await asyncio.gather(add(store, new), store.forget_old_keys(is_over, 10))
+    assert (await add(store, new)).code == "dog"
+    assert (await add(store, keyed("k", "cow", b"another body", created_at=is_over))).code == "dog"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from urlshortener import telemetry
 from urlshortener.errors import StoreUnavailable, Unavailable
@@ -26,6 +26,10 @@ DOUBT_SECONDS = 2.0  # must be more: between two probes nobody waits either
 MISSED_SECONDS = 5.0
 START_SECONDS = 2.0
 WARM_PAGE = 1_000
+FIRST_SWEEP_SECONDS = 60.0
+SWEEP_SECONDS = 3600.0
+LARGEST_SWEEP = 1_000  # keys that one transaction forgets
+SWEEP_GRACE = timedelta(hours=1)  # a create that began in a key's last moment is still being tried again
 
 LARGEST_BATCH = 500
 MOST_UNDER_WAY = 4
@@ -48,6 +52,10 @@ class Looked:
 
 
 Lookup = Question[str, Looked]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Directory:
@@ -74,9 +82,11 @@ class Directory:
         warm_links: int,
         stale_max: timedelta,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._store = store
         self._clock = clock
+        self._now = now
         self._warm_links = warm_links
         self._stale_max_seconds = stale_max.total_seconds()
         self._cache = Cache(cache_max_bytes, clock)
@@ -104,7 +114,9 @@ class Directory:
         telemetry.CACHE_LINKS.set_function(lambda: len(self._cache))
         telemetry.LISTENER_CONNECTED.set_function(lambda: self.is_listening)
         warmed = asyncio.create_task(self._warm())
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._report()), warmed]
+        for work in (self._listen(), self._report(), self._sweep()):
+            self._tasks.append(asyncio.create_task(work))
+        self._tasks.append(warmed)
         await asyncio.wait((warmed,), timeout=START_SECONDS)
 
     async def stop(self) -> None:
@@ -313,6 +325,19 @@ class Directory:
             loaded += len(links)
             after = PageMark(links[-1].created_at, links[-1].id)
         return True
+
+    # old keys
+
+    async def _sweep(self) -> None:
+        """Have idempotency keys forgotten when their time is over. If it fails, the next time is soon enough."""
+        await asyncio.sleep(FIRST_SWEEP_SECONDS)
+        while True:
+            try:
+                while await self._store.forget_old_keys(self._now() - SWEEP_GRACE, LARGEST_SWEEP) == LARGEST_SWEEP:
+                    pass
+            except Exception as error:
+                telemetry.LOG.warning("Old idempotency keys were not forgotten (%s).", type(error).__name__)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     # numbers
 

@@ -276,6 +276,16 @@ class SqlLinkStore:
             statement = statement.where(place < tuple_(after.created_at, after.id))
         return _safe_links(await self._database.read(lambda connection: _all(connection, statement)))
 
+    async def forget_old_keys(self, over_before: datetime, limit: int) -> int:
+        keys = idempotency_keys.c
+        # locked before they go, so that one that changes hands meanwhile is not among them
+        old = select(keys.owner, keys.key).where(keys.expires_at <= over_before).order_by(keys.expires_at).limit(limit)
+        chosen = old.with_for_update(skip_locked=True).cte("old")
+        are_old = tuple_(keys.owner, keys.key).in_(select(chosen.c.owner, chosen.c.key))
+        # they come back, for SQLite's driver does not count them
+        statement = delete(idempotency_keys).where(are_old).returning(keys.owner, keys.key)
+        return len(await self._database.write(lambda connection: _all(connection, statement)))
+
     async def listen(self, listener: ChangeListener) -> None:
         await self._database.listen(listener)
 

@@ -69,6 +69,13 @@ class LinkStore(Protocol):
         """Links that are not deleted, newest first, as the primary has them; costs the same at any depth."""
         ...
 
+    async def forget_old_keys(self, over_before: datetime, limit: int) -> int:
+        """Forget idempotency keys whose 30 days were over by then, so many at most; return how many it were.
+
+        Several replicas may do so at once: none waits for another, and a key that has just been used again stays.
+        """
+        ...
+
     async def listen(self, listener: "ChangeListener") -> None:
         """Tell the listener of changes and deletions by anyone, until cancelled; reconnects by itself."""
         ...
