@@ -69,7 +69,6 @@ class Counting:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(self._pause_seconds)
             await self._store_answers()
             self._unsettled = []
             try:
@@ -132,7 +131,7 @@ class Counting:
                 self._unsettled.append(batch)
         await self._count_again(undone)
 
-    async def _count_again(self, deliveries: Sequence[Delivery]) -> None:
+    async def _count_again(self, deliveries: list[Delivery]) -> None:
         """In large batches: while a store has no replica, each call waits for one."""
         if deliveries:
             LOG.info("counted_again", extra={"deliveries": len(deliveries)})
@@ -170,7 +169,7 @@ def _events(deliveries: Sequence[Delivery]) -> list[AccessEvent]:
     return list(chain.from_iterable(delivery.events for delivery in deliveries))
 
 
-def _first_batch(deliveries: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+def _first_batch(deliveries: list[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
     """What to count in one call, of about _MOST_EVENTS, and the rest."""
     events, taken = 0, 0
     while taken < len(deliveries) and events < _MOST_EVENTS:
@@ -203,13 +202,12 @@ class _Arrived:
             self._deliveries.append(delivery)
             self._came.set()
 
-    async def next(self) -> Sequence[Delivery]:
+    async def next(self) -> list[Delivery]:
         """What has come, up to about _MOST_EVENTS; waits for the first."""
         while not self._deliveries:
             self._came.clear()
             await self._came.wait()
-        batch, rest = _first_batch(self._deliveries)
-        self._deliveries = list(rest)
+        batch, self._deliveries = _first_batch(self._deliveries)
         return batch
 
 
