@@ -1,224 +1,459 @@
-"""When a batch may be acknowledged, and what happens while the store of counts is away."""
+"""From the channel into the counts: what is counted, when it is acknowledged, and what a store may do wrong."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
-from typing import cast
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from urlshortener.errors import StoreUnavailable
-from urlshortener.events.event import AccessEvent, EventId
+from urlshortener.events.channel import EventSource
+from urlshortener.events.event import AccessEvent, EventId, NotAnEvent, decode, encode
+from urlshortener.services import counting
 from urlshortener.services.counting import Counting
+from urlshortener.stats.sqlite import SqliteStats
 from urlshortener.stats.store import Recorded, StatsStore
 
-_AT = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
+NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 
-class ScriptedDelivery:
-    def __init__(self, seq: int) -> None:
-        self.events = [AccessEvent(EventId("epoch", seq), "cat", _AT)]
-        self.is_acknowledged = False
+def accesses(*numbers: int, code: str = "cat") -> list[AccessEvent]:
+    return [AccessEvent(EventId("epoch", number), code, NOW - timedelta(seconds=1)) for number in numbers]
+
+
+@dataclass(eq=False)
+class Told:
+    """A delivery that remembers what was said of it."""
+
+    events: Sequence[AccessEvent]
+    is_acknowledged: bool = False
 
     def acknowledge(self) -> None:
+        assert not self.is_acknowledged, "acknowledged twice"
         self.is_acknowledged = True
 
-    def give_back(self) -> None: ...
+    def give_back(self) -> None:
+        raise AssertionError("nobody gives back one by one")
 
 
 class ScriptedSource:
-    """Delivers what is put into it; what was out when it was left comes again."""
+    """Delivers what a test puts in; all that is not acknowledged comes again, in its order, to whoever asks next."""
 
     is_connected = True
 
     def __init__(self) -> None:
-        self.waiting: list[ScriptedDelivery] = []
-        self.out: list[ScriptedDelivery] = []
-        self.times_entered = 0
-        self._came = asyncio.Event()
+        self.deliveries_made: list[Told] = []
+        self.times_given_back = 0
+        self.is_open = False
+        self._put = asyncio.Event()
 
-    def put(self, delivery: ScriptedDelivery) -> ScriptedDelivery:
-        self.waiting.append(delivery)
-        self._came.set()
-        return delivery
+    def put(self, *events: AccessEvent) -> Told:
+        told = Told(events)
+        self.deliveries_made.append(told)
+        self._put.set()
+        return told
 
     @contextlib.asynccontextmanager
-    async def deliveries(self) -> AsyncIterator[AsyncIterator[ScriptedDelivery]]:
-        self.times_entered += 1
+    async def deliveries(self) -> AsyncIterator[AsyncIterator[Told]]:
+        assert not self.is_open
+        self.is_open = True
         try:
-            yield self._give()
+            yield self._each()
         finally:
-            self.waiting = [delivery for delivery in self.out if not delivery.is_acknowledged] + self.waiting
-            self.out = []
+            self.is_open = False
+            self.times_given_back += 1
 
-    async def _give(self) -> AsyncIterator[ScriptedDelivery]:
+    async def _each(self) -> AsyncIterator[Told]:
+        delivered = 0
+        waiting = [told for told in self.deliveries_made if not told.is_acknowledged]
+        already = len(self.deliveries_made)
         while True:
-            while self.waiting:
-                delivery = self.waiting.pop(0)
-                self.out.append(delivery)
-                yield delivery
-            self._came.clear()
-            await self._came.wait()
+            for told in waiting[delivered:]:
+                delivered += 1
+                yield told
+            self._put.clear()
+            waiting += self.deliveries_made[already:]
+            already = len(self.deliveries_made)
+            if delivered == len(waiting):
+                await self._put.wait()
 
     async def close(self) -> None: ...
 
 
+@dataclass
 class ScriptedStats:
-    """A store that may roll back, be late with its replicas, or be away, as told."""
+    """A store with a grace: a test says what becomes of each call."""
 
-    grace_seconds = 3.0
-    generation = 0
-
-    def __init__(self) -> None:
-        self.recorded: list[AccessEvent] = []
-        self.calls = 0
-        self.is_replicated = True
-        self.answers_ping = True
-        self.records = True
-        self.hold: asyncio.Event | None = None
-        self.under_way = 0
-        self.most_under_way = 0
+    grace_seconds: float = 3.0
+    generation: int = 1
+    is_away: bool = False  # nothing answers
+    takes_nothing: bool = False  # it answers, but no batch is recorded
+    replicates: bool = True
+    counted: set[object] = field(default_factory=set)
+    calls: list[int] = field(default_factory=list)  # how many events each brought
+    pings: int = 0
+    under_way: int = 0
+    most_under_way: int = 0
+    held: asyncio.Event | None = None  # calls wait for it
+    ends_cancelled_calls_with: Exception | None = None
 
     async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
-        self.calls += 1
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
+        self.calls.append(len(batch))
         try:
-            if self.hold is not None:
-                await self.hold.wait()
-            if not self.records:
-                raise StoreUnavailable("away")
-            new = [event for event in batch if event not in self.recorded]
-            self.recorded += new
-            return Recorded(len(new), len(batch) - len(new), self.is_replicated, self.generation)
+            if self.held is not None:
+                await self.held.wait()
+        except asyncio.CancelledError:
+            raise self.ends_cancelled_calls_with or asyncio.CancelledError from None
         finally:
             self.under_way -= 1
+        if self.is_away or self.takes_nothing:
+            raise StoreUnavailable("away")
+        new = {event.id for event in batch} - self.counted
+        self.counted |= new
+        return Recorded(len(new), len(batch) - len(new), self.replicates, self.generation)
 
     async def ping(self) -> None:
-        if not self.answers_ping:
+        self.pings += 1
+        if self.is_away:
             raise StoreUnavailable("away")
 
+    async def tidy(self, now: datetime) -> None: ...
 
-class Bench:
-    """A Counting with all around it scripted, the clock too."""
 
+class MonotonicClock:
     def __init__(self) -> None:
-        self.seconds = 0.0
-        self.source = ScriptedSource()
-        self.stats = ScriptedStats()
-        self.counting = Counting(self.source, cast(StatsStore, self.stats), lambda: _AT, lambda: self.seconds)
+        self.seconds = 100.0
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.01)
-
-    async def settled(self) -> None:
-        """The settling has had its turn twice."""
-        await asyncio.sleep(0.6)
+    def __call__(self) -> float:
+        return self.seconds
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    bench = Bench()
-    running = asyncio.create_task(bench.counting.run())
-    yield bench
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+def source() -> ScriptedSource:
+    return ScriptedSource()
 
 
-async def test_a_batch_is_acknowledged_when_it_is_older_than_the_grace(bench: Bench) -> None:
-    delivery = bench.source.put(ScriptedDelivery(0))
-    await bench.until(lambda: len(bench.stats.recorded) == 1)
-    bench.seconds = 2.9
-    await bench.settled()
-    assert not delivery.is_acknowledged
-    bench.seconds = 3.0
-    await bench.until(lambda: delivery.is_acknowledged)
-    assert bench.stats.calls == 1
+@pytest.fixture
+def stats() -> ScriptedStats:
+    return ScriptedStats()
 
 
-async def test_what_another_process_of_the_store_counted_is_counted_again_before_it_is_acknowledged(
-    bench: Bench,
+@pytest.fixture
+def clock() -> MonotonicClock:
+    return MonotonicClock()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at every quarter of a second in earnest is looked at every turn here."""
+    monkeypatch.setattr(counting, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(counting, "_FIRST_PAUSE_SECONDS", 0.001)
+
+
+@contextlib.asynccontextmanager
+async def running(source: ScriptedSource, stats: object, clock: Callable[[], float]) -> AsyncIterator[Counting]:
+    counts = Counting(cast(EventSource, source), cast(StatsStore, stats), lambda: NOW, clock)
+    task = asyncio.create_task(counts.run())
+    try:
+        yield counts
+    finally:
+        if task.done():
+            task.result()
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        assert task.cancelled()
+        assert not source.is_open
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def turns(number: int = 200) -> None:
+    """Time for what must not happen to happen."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_what_a_durable_store_has_counted_is_acknowledged(
+    source: ScriptedSource, clock: MonotonicClock, tmp_path: Path
 ) -> None:
-    delivery = bench.source.put(ScriptedDelivery(0))
-    await bench.until(lambda: len(bench.stats.recorded) == 1)
-    bench.stats.recorded.clear()  # a failover undid it
-    bench.stats.generation = 1
-    bench.seconds = 5.0
-    await bench.until(lambda: len(bench.stats.recorded) == 1)
-    await bench.settled()
-    assert not delivery.is_acknowledged  # its grace begins anew
-    bench.seconds = 8.0
-    await bench.until(lambda: delivery.is_acknowledged)
+    store = SqliteStats(tmp_path / "stats.db", retention=timedelta(days=1), clock=lambda: NOW)
+    async with contextlib.aclosing(cast(Any, Closing(store))), running(source, store, clock):
+        first, twice = source.put(*accesses(1, 2)), source.put(*accesses(2, 3), *accesses(4, code="dog"))
+        await until(lambda: first.is_acknowledged and twice.is_acknowledged)
+        cat, dog = await store.of("cat"), await store.of("dog")
+        assert (cat and cat.access_count, dog and dog.access_count) == (3, 1)
 
 
-async def test_what_no_replica_has_is_counted_again_and_not_acknowledged(bench: Bench) -> None:
-    bench.stats.is_replicated = False
-    delivery = bench.source.put(ScriptedDelivery(0))
-    await bench.until(lambda: len(bench.stats.recorded) == 1)
-    bench.seconds = 4.0
-    await bench.until(lambda: bench.stats.calls >= 2)
-    assert not delivery.is_acknowledged
-    bench.stats.is_replicated = True
-    bench.seconds = 8.0
-    await bench.until(lambda: bench.stats.calls >= 3)
-    bench.seconds = 12.0
-    await bench.until(lambda: delivery.is_acknowledged)
+@dataclass
+class Closing:
+    store: SqliteStats
+
+    async def aclose(self) -> None:
+        await self.store.close()
 
 
-async def test_a_store_that_forgets_nothing_is_acknowledged_at_once() -> None:
-    bench = Bench()
-    bench.stats.grace_seconds = 0.0
-    running = asyncio.create_task(bench.counting.run())
-    delivery = bench.source.put(ScriptedDelivery(0))
-    await bench.until(lambda: delivery.is_acknowledged)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+async def test_what_may_be_undone_is_acknowledged_only_after_the_grace(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    async with running(source, stats, clock):
+        told = source.put(*accesses(1))
+        await until(lambda: stats.calls == [1])
+        clock.seconds += 2.9
+        await turns()
+        assert not told.is_acknowledged
+        clock.seconds += 0.2
+        await until(lambda: told.is_acknowledged)
+        assert stats.calls == [1]
 
 
-async def test_while_the_store_is_away_nothing_is_consumed_and_then_all_is_counted(bench: Bench) -> None:
-    await bench.until(lambda: bench.source.times_entered == 1)
-    bench.stats.records = bench.stats.answers_ping = False
-    deliveries = [bench.source.put(ScriptedDelivery(seq)) for seq in range(5)]
-    await bench.until(lambda: bench.stats.calls > 0 and not bench.source.out)
-    await asyncio.sleep(0.5)
-    assert bench.source.times_entered == 1  # it asks the store, not the broker
-    bench.stats.records = bench.stats.answers_ping = True
-    await bench.until(lambda: len(bench.stats.recorded) == 5)
-    assert bench.source.times_entered == 2
-    bench.seconds = 10.0
-    await bench.until(lambda: all(delivery.is_acknowledged for delivery in deliveries))
+async def test_what_was_not_replicated_is_counted_again_until_it_is(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    stats.replicates = False
+    async with running(source, stats, clock):
+        told = source.put(*accesses(1))
+        await until(lambda: stats.calls == [1])
+        clock.seconds += 4
+        await until(lambda: stats.calls == [1, 1])
+        stats.replicates = True
+        clock.seconds += 4
+        await until(lambda: stats.calls == [1, 1, 1])
+        await turns()
+        assert not told.is_acknowledged  # replicated just now: the grace begins
+        clock.seconds += 4
+        await until(lambda: told.is_acknowledged)
 
 
-async def test_a_second_outage_is_as_the_first(bench: Bench) -> None:
-    for outage in range(3):
-        await bench.until(lambda: bench.source.times_entered >= 1)
-        bench.stats.records = False
-        bench.source.put(ScriptedDelivery(outage))
-        entered = bench.source.times_entered
-        await bench.until(lambda: bench.source.times_entered > entered)  # noqa: B023
-        bench.stats.records = True
-        await bench.until(lambda: len(bench.stats.recorded) == outage + 1)  # noqa: B023
+async def test_another_process_of_the_store_is_told_again_what_the_one_before_may_have_forgotten(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    async with running(source, stats, clock):
+        told = source.put(*accesses(1, 2))
+        await until(lambda: stats.calls == [2])
+        stats.generation, stats.counted = 2, set()  # failed over, and behind
+        clock.seconds += 4
+        await until(lambda: stats.counted == {EventId("epoch", 1), EventId("epoch", 2)})
+        await turns()
+        assert not told.is_acknowledged
+        clock.seconds += 4
+        await until(lambda: told.is_acknowledged)
+        assert stats.calls == [2, 2]
 
 
-async def test_a_store_that_answers_and_counts_nothing_is_not_asked_all_the_time(bench: Bench) -> None:
-    bench.stats.records = False
-    bench.source.put(ScriptedDelivery(0))
-    await bench.until(lambda: bench.stats.calls >= 3)
-    before = bench.stats.calls
-    await asyncio.sleep(0.3)
-    assert bench.stats.calls <= before + 1
+async def test_one_batch_that_is_not_replicated_holds_up_no_other(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    async with running(source, stats, clock):
+        safe = source.put(*accesses(1))
+        await until(lambda: stats.calls == [1])
+        stats.replicates = False
+        source.put(*accesses(2))
+        await until(lambda: stats.calls == [1, 1])
+        clock.seconds += 4
+        await until(lambda: safe.is_acknowledged)
 
 
-async def test_a_slow_call_holds_up_only_so_many_others(bench: Bench) -> None:
-    bench.stats.hold = asyncio.Event()
-    for seq in range(20):
-        bench.source.put(ScriptedDelivery(seq))
-        await asyncio.sleep(0.01)
-    await bench.until(lambda: bench.stats.under_way >= 2)
-    bench.stats.hold.set()
-    await bench.until(lambda: len(bench.stats.recorded) == 20)
-    assert 2 <= bench.stats.most_under_way <= 4
+async def test_each_batch_has_a_grace_of_its_own(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    async with running(source, stats, clock):
+        old = source.put(*accesses(1))
+        await until(lambda: stats.calls == [1])
+        clock.seconds += 2
+        young = source.put(*accesses(2))
+        await until(lambda: stats.calls == [1, 1])
+        clock.seconds += 2
+        await until(lambda: old.is_acknowledged)
+        await turns()
+        assert not young.is_acknowledged
+        clock.seconds += 2
+        await until(lambda: young.is_acknowledged)
+
+
+async def test_what_came_bit_by_bit_is_counted_again_at_once(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    async with running(source, stats, clock):
+        for number in range(20):
+            source.put(*accesses(number))
+            await until(lambda: len(stats.counted) == number + 1)  # noqa: B023 (it is over before the next)
+        stats.generation = 2
+        clock.seconds += 4
+        await until(lambda: stats.calls[20:] == [20])
+
+
+async def test_a_store_that_is_away_costs_one_redelivery_and_then_all_is_counted(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "_LONGEST_PING_PAUSE_SECONDS", 0.001)
+    stats.grace_seconds = 0
+    async with running(source, stats, clock):
+        await until(lambda: source.is_open)
+        stats.is_away = True
+        told = source.put(*accesses(1))
+        await until(lambda: source.times_given_back == 1)
+        pings = stats.pings
+        await until(lambda: stats.pings >= pings + 10)  # a long outage
+        assert (source.times_given_back, source.is_open, len(stats.calls)) == (1, False, 1)
+        stats.is_away = False
+        await until(lambda: told.is_acknowledged)
+        assert stats.calls == [1, 1]
+
+
+async def test_a_second_outage_is_as_the_first(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    stats.grace_seconds = 0
+    async with running(source, stats, clock):
+        for outage in range(1, 4):
+            await until(lambda: source.is_open)
+            stats.is_away = True
+            told = source.put(*accesses(outage))
+            await until(lambda: source.times_given_back == outage)  # noqa: B023 (it is over before the next)
+            stats.is_away = False
+            await until(lambda: told.is_acknowledged)  # noqa: B023
+
+
+async def test_a_store_that_answers_and_takes_nothing_is_asked_less_and_less_often(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "_FIRST_PAUSE_SECONDS", 0.1)
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def told(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", told)
+    stats.grace_seconds, stats.takes_nothing = 0, True
+    async with running(source, stats, clock):
+        told_first = source.put(*accesses(1))
+        await until(lambda: len(pauses) == 12)
+        assert pauses == [0.1 * 2**n for n in range(9)] + [30.0, 30.0, 30.0]
+        stats.takes_nothing = False
+        await until(lambda: told_first.is_acknowledged)
+        stats.takes_nothing = True
+        del pauses[:]
+        source.put(*accesses(2))
+        await until(lambda: pauses)
+        assert pauses[0] == 0.1  # a success counts
+
+
+async def test_a_slow_call_does_not_hold_up_the_next_and_four_are_under_way_at_most(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    stats.held = asyncio.Event()
+    stats.grace_seconds = 0
+    async with running(source, stats, clock):
+        told = []
+        for number in range(4):
+            told.append(source.put(*accesses(number)))
+            await until(lambda: len(stats.calls) == number + 1)  # noqa: B023 (it is over before the next)
+        told += [source.put(*accesses(number)) for number in range(4, 10)]
+        await turns()
+        assert (stats.under_way, len(stats.calls)) == (4, 4)
+        stats.held.set()
+        await until(lambda: all(one.is_acknowledged for one in told))
+        assert stats.most_under_way == 4
+        assert stats.calls == [1, 1, 1, 1, 6]  # what came meanwhile goes together
+
+
+async def test_a_call_brings_about_two_thousand_events_and_all_are_brought(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    stats.grace_seconds = 0
+    for first in range(0, 25_600, 256):
+        source.put(*accesses(*range(first, first + 256)))
+    async with running(source, stats, clock):
+        await until(lambda: all(one.is_acknowledged for one in source.deliveries_made))
+        assert len(stats.counted) == 25_600
+        assert max(stats.calls) == 2048
+
+
+@pytest.mark.parametrize("goes_wrong", [None, StoreUnavailable("away")])
+async def test_a_stop_in_the_middle_of_a_call_acknowledges_nothing_and_gives_all_back(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock, goes_wrong: Exception | None
+) -> None:
+    """Also when the call answers its cancellation with an error, as a lost connection may."""
+    stats.held, stats.ends_cancelled_calls_with = asyncio.Event(), goes_wrong
+    tasks_before = asyncio.all_tasks()
+    async with running(source, stats, clock):
+        told = source.put(*accesses(1))
+        await until(lambda: stats.under_way)
+    assert not told.is_acknowledged
+    assert (source.times_given_back, stats.under_way) == (1, 0)
+    assert asyncio.all_tasks() == tasks_before
+
+
+async def test_an_end_of_the_deliveries_that_nobody_asked_for_is_not_passed_over(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock
+) -> None:
+    class Broken(ScriptedSource):
+        async def _each(self) -> AsyncIterator[Told]:
+            async for told in super()._each():
+                yield told
+                raise RuntimeError("a defect")
+
+    broken = Broken()
+    broken.put(*accesses(1))
+    counts = Counting(cast(EventSource, broken), cast(StatsStore, stats), lambda: NOW, clock)
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(counts.run(), 5)
+
+
+async def test_tidying_goes_on_after_the_store_was_away(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "_TIDY_SECONDS", 0.001)
+    times: list[datetime] = []
+
+    async def tidy(now: datetime) -> None:
+        times.append(now)
+        if len(times) == 1:
+            raise StoreUnavailable("away")
+
+    monkeypatch.setattr(stats, "tidy", tidy)
+    counts = Counting(cast(EventSource, source), cast(StatsStore, stats), lambda: NOW, clock)
+    task = asyncio.create_task(counts.tidy())
+    await until(lambda: len(times) == 3)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled() and times == [NOW] * 3
+
+
+def written(seq: int, **changed: Any) -> bytes:
+    return encode("epoch", seq, "event", "cat", changed.get("at", NOW), None, None, None, None)
+
+
+async def test_whatever_can_be_read_as_an_event_can_be_counted(
+    source: ScriptedSource, clock: MonotonicClock, tmp_path: Path
+) -> None:
+    store = SqliteStats(tmp_path / "stats.db", retention=timedelta(days=1), clock=lambda: NOW)
+    extremes = [
+        *decode(written(2**48 - 1)),
+        *decode(written(0, at=datetime(1970, 1, 1, tzinfo=UTC))),
+        *decode(written(1, at=datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC))),
+    ]
+    async with contextlib.aclosing(cast(Any, Closing(store))), running(source, store, clock):
+        told = source.put(*extremes)
+        await until(lambda: told.is_acknowledged)
+        cat = await store.of("cat")
+        assert cat and cat.access_count == 3
+
+
+@pytest.mark.parametrize("seq", [2**48, 2**53, 2**64])
+def test_a_number_that_no_store_could_tell_from_others_is_no_event(seq: int) -> None:
+    with pytest.raises(NotAnEvent):
+        decode(written(0).replace(b'"seq":0', b'"seq":%d' % seq))
