@@ -1,7 +1,7 @@
 """One epoch's folder: its lock, its segments, and how far they are done.
 
 <epoch>/lock                  held (flock) as long as somebody writes or sends this epoch
-<epoch>/<first seq>.frames    segments, oldest first
+<epoch>/<number>.frames       segments, oldest first
 <epoch>/cursor                up to where all is done; may be old or missing: then events are sent again
 """
 
@@ -44,28 +44,37 @@ class _Taken:
     done: bool = False
 
 
-class NotOurs(Exception):
-    """A folder that another process holds, or that this version cannot read."""
+class Held(Exception):
+    """Another process lives there."""
+
+
+class OtherVersion(Exception):
+    """Written by a version of this program whose frames this one does not know."""
 
 
 class Epoch:
     """The events of one life of one writing process; given out in order, done in any."""
 
     def __init__(self, folder: Path, aside: Path) -> None:
-        """Take the folder's lock; raise NotOurs if it is held, OSError if nothing can be read there."""
+        """Take the folder's lock; raise Held, or OSError if nothing can be read there."""
         self.name = folder.name
         self.is_closed = False  # nothing will be written any more
         self._folder = folder
         self._aside = aside
         self._segments: deque[Segment] = deque()
         self._taken: deque[_Taken] = deque()
+        self.bytes_on_disk = 0
         self._left_events = 0  # behind the cursor: exact in a life of ours, an estimate in an adopted one
         self._done_ahead = 0
         self._cursor = 0  # in the first segment
         self._reading: tuple[Segment, int] | None = None
         self._cursor_is_saved = True
         self._lock = _locked(folder)
-        self._cursor_file = os.open(folder / "cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._cursor_file = os.open(folder / "cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            os.close(self._lock)
+            raise
 
     @classmethod
     def adopted(cls, folder: Path, aside: Path) -> "Epoch":
@@ -81,31 +90,34 @@ class Epoch:
     def _recover(self) -> None:
         self.is_closed = True
         self._segments.extend(Segment.found(path) for path in sorted(self._folder.glob("*.frames")))
+        self.bytes_on_disk = sum(segment.end for segment in self._segments)
         for segment in self._segments:
             _check_layout(segment.path)
-        cursor = self._saved_cursor()
-        while self._segments and self._segments[0].first_seq < cursor[0]:
-            self._segments.popleft().delete()
-        if self._segments and self._segments[0].first_seq == cursor[0]:
-            self._cursor = min(cursor[1], self._segments[0].end)
+        number, offset = self._saved_cursor()
+        while self._segments and self._segments[0].number < number:
+            self._delete_first_segment()
+        if self._segments and self._segments[0].number == number:
+            self._cursor = min(offset, self._segments[0].end)
         self.rewind()
         self._left_events = self._estimated_events()
 
     def _estimated_events(self) -> int:
-        """From the number of the first frame to that of the last: only the ends are looked at."""
-        first = last = None
-        if self._reading:
-            first = next(iter(self._reading[0].read(self._reading[1], 1).frames), None)
-            segment, offset = self._segments[-1], self._cursor if len(self._segments) == 1 else 0
-            while offset < segment.end:
-                reading = segment.read(offset, 4096)
-                last = reading.frames[-1] if reading.frames else last
-                offset = reading.end
-        return last.next_seq - first.first_seq if first and last else 0
-
-    @property
-    def bytes_on_disk(self) -> int:
-        return sum(segment.end for segment in self._segments)
+        """The last segment's are counted; those before it follow from where it begins, so that they need no reading."""
+        if self._reading is None:
+            return 0
+        last, is_only = self._segments[-1], len(self._segments) == 1
+        offset = self._cursor if is_only else 0
+        frames: list[Frame] = []
+        count = 0
+        while offset < last.end:
+            reading = last.read(offset, 4096)
+            frames = frames or reading.frames
+            count += sum(frame.count for frame in reading.frames)
+            offset = reading.end
+        first = self._segments[0].read(self._cursor, 1).frames
+        if is_only or not frames or not first:
+            return count
+        return count + max(0, frames[0].first_seq - first[0].first_seq)
 
     @property
     def bytes_left(self) -> int:
@@ -113,7 +125,8 @@ class Epoch:
 
     @property
     def unsent(self) -> int:
-        return max(0, self._left_events - self._done_ahead)
+        """Events that are not done; in an adopted epoch an estimate, but never 0 before it is finished."""
+        return max(self._left_events - self._done_ahead, int(self.is_closed and not self.is_finished))
 
     @property
     def oldest_ms(self) -> int | None:
@@ -130,13 +143,17 @@ class Epoch:
     def append(self, frames: list[Frame], segment_bytes: int) -> None:
         """In one write; raises OSError, and then none of them is kept."""
         if not self._segments or self._segments[-1].end >= segment_bytes:
-            self._segments.append(Segment.created(self._folder, frames[0].first_seq))
+            number = self._segments[-1].number + 1 if self._segments else 0
+            self._segments.append(Segment.created(self._folder, number))
             self._drop_done_segments()
-        try:
-            self._segments[-1].append(b"".join(frame.packed() for frame in frames))
-        finally:
             if self._reading is None:
                 self.rewind()
+        segment = self._segments[-1]
+        began = segment.end
+        try:
+            segment.append(b"".join([frame.packed() for frame in frames]))
+        finally:
+            self.bytes_on_disk += segment.end - began
         self._left_events += sum(frame.count for frame in frames)
 
     def take(self, most: int, too_old_before_ms: int) -> Batch | None:
@@ -153,9 +170,8 @@ class Epoch:
             frames = list(takewhile(lambda f: (f.written_ms < too_old_before_ms) is is_old, reading.frames))  # noqa: B023
             first, count = frames[0], sum(frame.count for frame in frames)
             end = offset + sum(frame.size for frame in frames)
-            if is_old:
-                self._set_aside(segment, offset, b"".join(frame.packed() for frame in frames), "old")
-            self._took(first.first_seq, count, segment, end, first.written_ms, done=is_old)
+            is_kept = is_old and self._set_aside(segment, offset, b"".join(f.packed() for f in frames), "old")
+            self._took(first.first_seq, count, segment, end, first.written_ms, done=is_kept)
             if not is_old:
                 body = b",".join([frame.payload for frame in frames])
                 return Batch(self.name, first.first_seq, count, body, self.is_closed and not self._anything_follows())
@@ -182,19 +198,24 @@ class Epoch:
             self._done_ahead -= first.count
             self._left_events -= first.count
             while self._segments[0] is not first.segment:
-                self._segments.popleft().delete()
+                self._delete_first_segment()
             self._cursor = first.end
             self._cursor_is_saved = False
         self._drop_done_segments()
 
     def _drop_done_segments(self) -> None:
         while len(self._segments) > 1 and self._cursor >= self._segments[0].end:
-            gone = self._segments.popleft()
-            gone.delete()
+            gone = self._delete_first_segment()
             self._cursor = 0
             self._cursor_is_saved = False
             if self._reading is None or self._reading[0] is gone:
                 self._reading = self._segments[0], 0
+
+    def _delete_first_segment(self) -> Segment:
+        segment = self._segments.popleft()
+        self.bytes_on_disk -= segment.end
+        segment.delete()
+        return segment
 
     def rewind(self) -> None:
         self._taken.clear()
@@ -229,31 +250,36 @@ class Epoch:
             at = segment, reading.end
         return False
 
-    def _set_aside(self, segment: Segment, offset: int, content: bytes, why: str) -> None:
-        path = self._aside / f"{self.name}-{segment.first_seq}-{offset}.{why}"
+    def _set_aside(self, segment: Segment, offset: int, content: bytes, why: str) -> bool:
+        """Whether it is kept there now. What is old and could not be is passed over, and stays in its segment."""
+        path = self._aside / f"{self.name}-{segment.number}-{offset}.{why}"
         if path.exists():  # read once more after a rewind
-            return
+            return True
         LOG.error("spool_set_aside", extra={"why": why, "bytes": len(content), "path": str(path)})
         if why == "damaged":
             SPOOL_TORN.inc()
         try:
             self._aside.mkdir(exist_ok=True)
-            path.write_bytes(content)
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_bytes(content)
+            unfinished.rename(path)
         except OSError:
             LOG.exception("spool_set_aside_failed")
+            return False
+        return True
 
     def _saved_cursor(self) -> tuple[int, int]:
         saved = os.pread(self._cursor_file, _CURSOR.size, 0)
         if len(saved) < _CURSOR.size:
             return 0, 0
-        first_seq, offset, crc = _CURSOR.unpack(saved)
-        return (first_seq, offset) if crc32(saved[:-4]) == crc else (0, 0)
+        number, offset, crc = _CURSOR.unpack(saved)
+        return (number, offset) if crc32(saved[:-4]) == crc else (0, 0)
 
     def save_cursor(self) -> None:
         """Losing it only sends events again: so a disk that does not take it is no reason to stop."""
         if self._cursor_is_saved or not self._segments:
             return
-        saved = struct.pack("<QQ", self._segments[0].first_seq, self._cursor)
+        saved = struct.pack("<QQ", self._segments[0].number, self._cursor)
         with contextlib.suppress(OSError):
             os.pwrite(self._cursor_file, saved + crc32(saved).to_bytes(4, "little"), 0)
             self._cursor_is_saved = True
@@ -264,9 +290,9 @@ class Epoch:
         if self.is_finished:
             for segment in self._segments:
                 segment.delete()
-            for name in ("cursor", "lock"):
-                (self._folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something that is not ours lies there
+            with contextlib.suppress(OSError):  # then it is found empty by the next start, or holds what is not ours
+                for name in ("cursor", "lock"):
+                    (self._folder / name).unlink(missing_ok=True)
                 self._folder.rmdir()
         else:
             self.save_cursor()
@@ -286,10 +312,10 @@ def _locked(folder: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(lock).st_nlink == 0:  # whoever held it has just removed the folder
-            raise NotOurs(folder.name)
+            raise Held(folder.name)
     except BlockingIOError:
         os.close(lock)
-        raise NotOurs(folder.name) from None
+        raise Held(folder.name) from None
     except BaseException:
         os.close(lock)
         raise
@@ -300,4 +326,4 @@ def _check_layout(path: Path) -> None:
     with path.open("rb") as file:
         magic = file.read(len(MAGIC))
     if magic != MAGIC and len(magic) == len(MAGIC) and magic.startswith(FAMILY):
-        raise NotOurs(f"{path.name}: written by another version")
+        raise OtherVersion(path.name)

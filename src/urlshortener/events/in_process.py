@@ -5,12 +5,16 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
+
 from urlshortener.events.event import AccessEvent, NotAnEvent, decode
 from urlshortener.events.spool import Batch, Spool
 from urlshortener.telemetry import DEAD_LETTERS, LOG
 
 _MOST_EVENTS_OUT = 32_768
 _MOST_EVENTS = 256
+
+_parts = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class SpoolDelivery:
@@ -67,9 +71,12 @@ class _Out:
             await self._has_room()
             batch = await self._spool.take(_MOST_EVENTS)
             try:
-                events = decode(b"[" + batch.body + b"]")
-            except NotAnEvent as reason:
-                self._set_aside(batch, reason)
+                events = self._events_of(b"[" + batch.body + b"]", batch.epoch)
+            except OSError:
+                LOG.exception("dead_letter_not_kept")
+                continue  # the batch stays in the spool, and comes again
+            if not events:
+                self._spool.done(batch)
                 continue
             delivery = SpoolDelivery(batch, events, self)
             self._deliveries.add(delivery)
@@ -81,17 +88,29 @@ class _Out:
             self._room.clear()
             await self._room.wait()
 
-    def _set_aside(self, batch: Batch, reason: NotAnEvent) -> None:
-        """The whole batch, as the frames of this file are ours and something is badly wrong; it blocks nothing."""
-        DEAD_LETTERS.inc()
-        LOG.error("dead_letter", extra={"epoch": batch.epoch, "first_seq": batch.first_seq, "reason": str(reason)})
-        letter = {"reason": str(reason), "epoch": batch.epoch, "body": batch.body.decode(errors="backslashreplace")}
+    def _events_of(self, body: bytes, epoch: str) -> list[AccessEvent]:
+        """Those that can be read. Each of the others is set aside alone; OSError, if that fails."""
         try:
-            self._spool.set_aside(json.dumps(letter).encode())
-        except OSError:
-            LOG.exception("dead_letter_not_kept")
-            return  # it stays in the spool, and comes again after the next start
-        self._spool.done(batch)
+            return decode(body)
+        except NotAnEvent as reason:
+            try:
+                parts = [bytes(part) for part in _parts.decode(body)]
+            except msgspec.DecodeError:
+                self._set_aside(body, epoch, reason)
+                return []
+        events = []
+        for part in parts:
+            try:
+                events += decode(part)
+            except NotAnEvent as reason:
+                self._set_aside(part, epoch, reason)
+        return events
+
+    def _set_aside(self, body: bytes, epoch: str, reason: NotAnEvent) -> None:
+        letter = {"reason": str(reason), "epoch": epoch, "body": body.decode(errors="backslashreplace")}
+        self._spool.set_aside(json.dumps(letter).encode())
+        DEAD_LETTERS.inc()
+        LOG.error("dead_letter", extra={"epoch": epoch, "reason": str(reason)})
 
     def acknowledged(self, delivery: SpoolDelivery) -> None:
         if delivery in self._deliveries:

@@ -4,6 +4,7 @@ frame    magic, CRC-32 of all that follows, length, count, first_seq, written_ms
 payload  the events as JSON objects, joined by commas
 """
 
+import contextlib
 import os
 import struct
 from dataclasses import dataclass
@@ -53,15 +54,15 @@ class Reading:
 class Segment:
     """One file of frames. `end` is where the last good write ended: nothing behind it is read."""
 
-    def __init__(self, folder: Path, first_seq: int) -> None:
-        self.path = folder / f"{first_seq:020d}.frames"
-        self.first_seq = first_seq
+    def __init__(self, folder: Path, number: int) -> None:
+        self.path = folder / f"{number:020d}.frames"
+        self.number = number
         self.end = 0
         self._file: int | None = None
 
     @classmethod
-    def created(cls, folder: Path, first_seq: int) -> "Segment":
-        segment = cls(folder, first_seq)
+    def created(cls, folder: Path, number: int) -> "Segment":
+        segment = cls(folder, number)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         segment._file = os.open(segment.path, flags, 0o600)
         return segment
@@ -74,14 +75,16 @@ class Segment:
         return segment
 
     def append(self, data: bytes) -> None:
-        """Write all of it, or raise OSError and leave the file as it was, as far as any reader sees."""
+        """Write all of it, or raise OSError and leave the file as it was, or with damage that readers skip."""
         assert self._file is not None, "only a segment that this process created is written to"
         try:
             written = os.write(self._file, data)
             while written < len(data):  # a full disk takes a part first, and then says so
                 written += os.write(self._file, data[written:])
         except OSError:
-            os.ftruncate(self._file, self.end)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self.end)
+            self.end = os.fstat(self._file).st_size  # what could not be cut must be stepped over: appends go behind it
             raise
         self.end += len(data)
 
@@ -119,8 +122,10 @@ class Segment:
             self._file = None
 
     def delete(self) -> None:
+        """A file that cannot be deleted now is behind the cursor, and goes with the next adoption."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 def _size_of(data: bytes, offset: int) -> int:

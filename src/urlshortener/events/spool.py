@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from urlshortener.errors import WrongSetting
-from urlshortener.events.epoch import Batch, Epoch, NotOurs
+from urlshortener.events.epoch import Batch, Epoch, Held, OtherVersion
 from urlshortener.events.event import encode
 from urlshortener.events.segment import Frame
 from urlshortener.telemetry import (
@@ -78,7 +78,7 @@ class Spool:
         self._complained = float("-inf")
         self._is_closed = False
         self._look_around()
-        SPOOL_BYTES.set_function(lambda: sum(epoch.bytes_left for epoch in self._sending()))
+        SPOOL_BYTES.set_function(self._bytes_left)
         SPOOL_OLDEST_SECONDS.set_function(self._oldest_seconds)
 
     def _new_epoch(self) -> Epoch:
@@ -87,7 +87,7 @@ class Spool:
             try:
                 folder.mkdir(parents=True)
                 return Epoch(folder, self._aside)
-            except (NotOurs, FileNotFoundError):  # another process looked around just now, and took it for a dead one's
+            except (Held, FileNotFoundError):  # another process looked around just now, and took it for a dead one's
                 continue
             except OSError as error:
                 raise WrongSetting(f"SPOOL_DIR: {self._folder} cannot be written: {error.strerror}.") from None
@@ -144,8 +144,8 @@ class Spool:
         ]
 
     def _write(self, frames: list[Frame]) -> bool:
-        if self._is_closed:
-            return False
+        if self._is_closed or not frames:
+            return not frames
         if (
             sum(epoch.bytes_on_disk for epoch in self._sending()) + sum(frame.size for frame in frames)
             > self._max_bytes
@@ -161,11 +161,11 @@ class Spool:
 
     def _keep_in_memory(self, frames: list[Frame]) -> None:
         for frame in frames:
-            if self._is_closed or self._in_memory_bytes + frame.size > _MEMORY_BYTES:
+            if self._is_closed or self._in_memory_bytes + len(frame.payload) > _MEMORY_BYTES:
                 EVENTS_UNSPOOLED.inc(frame.count)
                 continue
             self._in_memory.append(Batch(self.epoch, frame.first_seq, frame.count, frame.payload, last_of_epoch=False))
-            self._in_memory_bytes += frame.size
+            self._in_memory_bytes += len(frame.payload)
 
     def _complain(self, why: str) -> None:
         if self._clock() - self._complained > _COMPLAIN_SECONDS:
@@ -221,7 +221,12 @@ class Spool:
     def _look_around(self) -> None:
         """Adopt what dead processes left."""
         self._looked_around = self._clock()
-        for folder in sorted(self._folder.iterdir()):
+        try:
+            folders = sorted(self._folder.iterdir())
+        except OSError:
+            LOG.exception("spool_unreadable", extra={"folder": str(self._folder)})
+            return
+        for folder in folders:
             if len(self._epochs) >= _MOST_ADOPTED:
                 return
             known = folder.name == self.epoch or folder.name in self._epochs or folder.name in self._left_alone
@@ -231,12 +236,11 @@ class Spool:
     def _adopt(self, folder: Path) -> None:
         try:
             epoch = Epoch.adopted(folder, self._aside)
-        except NotOurs as reason:
-            if str(reason) != folder.name:
-                self._left_alone.add(folder.name)
-                LOG.error("spool_of_another_version", extra={"folder": str(folder)})
-        except FileNotFoundError:
-            return  # whoever adopted it before us has finished it
+        except (Held, FileNotFoundError):
+            return  # its process lives, or whoever adopted it has just finished it
+        except OtherVersion:
+            self._left_alone.add(folder.name)
+            LOG.error("spool_of_another_version", extra={"folder": str(folder)})
         except (OSError, ValueError):
             self._left_alone.add(folder.name)
             LOG.exception("spool_unreadable", extra={"epoch": folder.name})
@@ -253,10 +257,10 @@ class Spool:
 
     def done(self, batch: Batch) -> None:
         """These are kept elsewhere, durably: they may go. In any order."""
-        in_memory = self._in_memory_taken.get(batch.first_seq) if batch.epoch == self.epoch else None
-        if in_memory is not None:
-            del self._in_memory_taken[batch.first_seq]
-            self._in_memory_bytes = sum(len(kept.body) for kept in (*self._in_memory, *self._in_memory_taken.values()))
+        if self._is_closed:
+            return  # its folders may be another's by now: sent again, and not counted again
+        if batch.epoch == self.epoch and batch.first_seq in self._in_memory_taken:
+            self._in_memory_bytes -= len(self._in_memory_taken.pop(batch.first_seq).body)
             return
         epoch = self._own if batch.epoch == self.epoch else self._epochs.get(batch.epoch)
         if epoch is None:
@@ -290,8 +294,13 @@ class Spool:
         with (self._folder / "dead-letters.jsonl").open("ab") as file:
             file.write(line + b"\n")
 
+    def _bytes_left(self) -> int:
+        return 0 if self._is_closed else sum(epoch.bytes_left for epoch in self._sending())
+
     def _oldest_seconds(self) -> float:
-        oldest = [ms for epoch in self._sending() if not self._is_closed and (ms := epoch.oldest_ms) is not None]
+        if self._is_closed:
+            return 0.0
+        oldest = [ms for epoch in self._sending() if (ms := epoch.oldest_ms) is not None]
         return max(0.0, self._clock() - min(oldest) / 1000) if oldest else 0.0
 
     def close(self) -> None:
@@ -303,7 +312,6 @@ class Spool:
         self._is_closed = True
         if self._cursor_timer is not None:
             self._cursor_timer.cancel()
-        SPOOL_BYTES.set(0)
         for epoch in self._sending():
             epoch.close()
 

@@ -1,0 +1,120 @@
+"""The spool where two things go wrong at once: nothing that is on disk is passed over for good."""
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.events.test_spool import _forget, _seconds, all_identities, appended, opened, taken
+from urlshortener.events.spool import Spool
+
+_DAY_SECONDS = 86_400
+
+
+def full(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def spool_with_the_first_event_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Spool:
+    """And behind it, on disk, so many that the next write begins another segment."""
+    spool = opened(folder, max_bytes=4000)
+    with monkeypatch.context() as patch:
+        patch.setattr("urlshortener.events.segment.os.write", full)
+        await appended(spool)
+    while spool._own.bytes_on_disk < 1000:
+        await appended(spool)
+    return spool
+
+
+async def test_what_waited_in_memory_is_written_at_the_end_and_found_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its numbers are lower than the cursor's: that must not make it look done."""
+    spool = await spool_with_the_first_event_in_memory(tmp_path, monkeypatch)
+    epoch, count = spool.epoch, spool.unsent
+    from_memory, from_disk = await spool.take(1), await spool.take(1)
+    assert (from_memory.first_seq, from_disk.first_seq) == (0, 1)
+    spool.done(from_disk)
+    spool.close()
+    after = opened(tmp_path)
+    assert after.unsent > 0
+    assert await all_identities(after) == {(epoch, 0)} | {(epoch, seq) for seq in range(2, count)}
+
+
+async def test_an_adopted_epoch_is_never_said_to_be_sent_before_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = await spool_with_the_first_event_in_memory(tmp_path, monkeypatch)
+    spool.close()
+    after = opened(tmp_path)
+    batches = await taken(after, 1)
+    for batch in batches:
+        assert after.unsent > 0
+        after.done(batch)
+    assert after.unsent == 0
+
+
+async def test_a_torn_write_that_cannot_be_cut_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = opened(tmp_path)
+    await appended(spool)
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "urlshortener.events.segment.os.write",
+            lambda file, data: write(file, data[:50]) if len(data) > 50 else full(),
+        )
+        patch.setattr("urlshortener.events.segment.os.ftruncate", full)
+        patch.setattr("urlshortener.events.spool._MEMORY_BYTES", 0)
+        await appended(spool)
+    await appended(spool)
+    epoch = spool.epoch
+    assert await all_identities(spool) == {(epoch, 0), (epoch, 2)}
+    _forget(spool)
+    assert await all_identities(opened(tmp_path)) == {(epoch, 0), (epoch, 2)}
+
+
+async def test_what_is_too_old_and_cannot_be_set_aside_stays_and_holds_up_nothing(tmp_path: Path) -> None:
+    (tmp_path / "quarantine").write_text("no folder")
+    dead = opened(tmp_path)
+    await appended(dead)
+    old_epoch = dead.epoch
+    _forget(dead)
+    spool = opened(tmp_path, clock=lambda: _seconds() + 8 * _DAY_SECONDS)
+    assert await taken(spool) == []
+    spool.close()
+    (tmp_path / "quarantine").unlink()
+    assert await all_identities(opened(tmp_path)) == {(old_epoch, 0)}
+
+
+async def test_one_request_that_is_cancelled_takes_no_other_with_it(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+
+    async def request() -> str:
+        await appended(spool)
+        return "answered"
+
+    left, stayed = asyncio.create_task(request()), asyncio.create_task(request())
+    await asyncio.sleep(0)  # both have appended, and nothing is written yet
+    left.cancel()
+    assert await asyncio.wait_for(stayed, 1) == "answered"
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    assert await all_identities(spool) == {(spool.epoch, 0), (spool.epoch, 1)}
+
+
+async def test_an_append_after_the_end_is_still_answered(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    spool.close()
+    await asyncio.wait_for(appended(spool), 1)
+
+
+async def test_done_after_the_end_touches_nothing_that_may_be_another_s(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    await appended(spool)
+    batch = await spool.take()
+    spool.close()
+    spool.done(batch)
+    assert await all_identities(opened(tmp_path)) == {(batch.epoch, 0)}
