@@ -1,0 +1,134 @@
+"""What an overlay renders, and how to find one's way in it."""
+
+import copy
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from tests.housekeeping.k8s_tables import CHECKOUT
+
+Object = dict[str, Any]
+
+HOW_TO_GET_A_RENDERER = (
+    "neither kubectl nor kustomize is here: go install sigs.k8s.io/kustomize/kustomize/v5@v5.5.0, "
+    "or https://kubernetes.io/docs/tasks/tools/"
+)
+_SIZES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "": 1}
+
+
+class Fault(Exception):
+    """What a rule found to be wrong, in a sentence."""
+
+
+def renderer() -> list[str]:
+    """The command that renders a folder. Without one a test is skipped; in CI it fails where Go could have made it."""
+    if shutil.which("kubectl"):
+        return ["kubectl", "kustomize"]
+    built = Path.home() / "go" / "bin" / "kustomize"
+    if found := shutil.which("kustomize") or (str(built) if built.exists() else None):
+        return [found, "build"]
+    if os.environ.get("CI") == "true" and shutil.which("go"):
+        pytest.fail(HOW_TO_GET_A_RENDERER, pytrace=False)
+    pytest.skip(HOW_TO_GET_A_RENDERER)
+
+
+@functools.cache
+def _rendered(folder: Path) -> str:
+    done = subprocess.run([*renderer(), str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode or done.stderr.strip():  # a warning is a fault too: what it warns of stops working one day
+        raise Fault(f"{folder.relative_to(CHECKOUT)} does not render: {done.stderr.strip()}")
+    return done.stdout
+
+
+def objects_of(folder: Path) -> list[Object]:
+    """Fresh ones each time: a test may break them."""
+    return [each for each in yaml.safe_load_all(_rendered(folder)) if each]
+
+
+class Cluster:
+    """The objects of one environment."""
+
+    def __init__(self, environment: str, objects: Sequence[Object]) -> None:
+        self.environment = environment
+        self.objects = list(objects)
+
+    @classmethod
+    def rendered(cls, environment: str) -> "Cluster":
+        return cls(environment, objects_of(CHECKOUT / "k8s" / "overlays" / environment))
+
+    def copy(self) -> "Cluster":
+        return Cluster(self.environment, copy.deepcopy(self.objects))
+
+    def of(self, kind: str) -> list[Object]:
+        return [each for each in self.objects if each["kind"] == kind]
+
+    def has(self, kind: str, name: str) -> bool:
+        return any(each["metadata"]["name"] == name for each in self.of(kind))
+
+    def get(self, kind: str, name: str) -> Object:
+        for each in self.of(kind):
+            if each["metadata"]["name"] == name:
+                return each
+        raise Fault(f"there is no {kind} {name}")
+
+    def workloads(self) -> list[Object]:
+        return self.of("Deployment") + self.of("StatefulSet")
+
+    def environment_of(self, workload: Object) -> dict[str, str]:
+        """The plain variables of its first container, those of its ConfigMaps among them."""
+        container = workload["spec"]["template"]["spec"]["containers"][0]
+        found: dict[str, str] = {}
+        for source in container.get("envFrom", []):
+            if "configMapRef" in source:
+                found |= self.get("ConfigMap", source["configMapRef"]["name"])["data"]
+        return found | {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+
+
+def at(thing: Any, path: str) -> Any:
+    """`spec.rules.0.host`. A Fault when there is no such place."""
+    here = thing
+    for step in path.split("."):
+        try:
+            here = here[int(step)] if isinstance(here, list) else here[step]
+        except (KeyError, IndexError, TypeError):
+            where = (
+                f"{thing['kind']} {thing['metadata']['name']}" if isinstance(thing, dict) and "kind" in thing else ""
+            )
+            raise Fault(f"{where} has no {path}") from None
+    return here
+
+
+def name_of(thing: Object) -> str:
+    return f"{thing['kind']} {thing['metadata']['name']}"
+
+
+def quantity(text: str | int | float) -> float:
+    """`250m`, `1Gi`, `2`: as a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|m|k|M|G|)", str(text))
+    if not match:
+        raise Fault(f"{text!r} is no quantity")
+    return float(match[1]) * _SIZES[match[2]]
+
+
+def pod_specs(cluster: Cluster) -> Iterator[tuple[str, Object]]:
+    for each in cluster.workloads():
+        yield name_of(each), each["spec"]["template"]["spec"]
+
+
+def mappings(thing: Any) -> Iterator[Mapping[str, Any]]:
+    """Every mapping inside a thing, itself included."""
+    if isinstance(thing, dict):
+        yield thing
+        for each in thing.values():
+            yield from mappings(each)
+    elif isinstance(thing, list):
+        for each in thing:
+            yield from mappings(each)

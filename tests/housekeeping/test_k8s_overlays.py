@@ -1,0 +1,77 @@
+"""What `kubectl apply -k k8s/overlays/…` sends to a cluster: right by the page, by the rules and by the schemas."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.housekeeping.k8s_cluster import Cluster, mappings, objects_of
+from tests.housekeeping.k8s_facts import rows_without_a_check, wrong_facts
+from tests.housekeeping.k8s_rules import RULES, Rule, broken
+from tests.housekeeping.k8s_schemas import built_in, faults_of_built_in, faults_of_custom, folder_of_schemas
+from tests.housekeeping.k8s_sizes import asked_for
+from tests.housekeeping.k8s_tables import CHECKOUT, ENVIRONMENTS
+
+_COMPONENTS = sorted(path.parent.name for path in (CHECKOUT / "k8s" / "components").glob("*/kustomization.yaml"))
+
+
+@pytest.fixture(params=ENVIRONMENTS)
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    return Cluster.rendered(request.param)
+
+
+def test_every_row_of_the_page_is_true(cluster: Cluster) -> None:
+    assert wrong_facts(cluster) == []
+
+
+def test_every_row_of_the_page_is_looked_at() -> None:
+    assert rows_without_a_check() == []
+
+
+@pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
+def test_every_rule_holds(cluster: Cluster, check: Rule) -> None:
+    assert broken(check, cluster) == []
+
+
+def test_built_in_kinds_are_spelt_right(cluster: Cluster) -> None:
+    assert [fault for each in cluster.objects if built_in(each) for fault in faults_of_built_in(each)] == []
+
+
+def test_custom_resources_are_what_their_definitions_allow(cluster: Cluster) -> None:
+    folder = folder_of_schemas()
+    assert [fault for each in cluster.objects if not built_in(each) for fault in faults_of_custom(each, folder)] == []
+
+
+@pytest.mark.parametrize("component", _COMPONENTS)
+def test_an_optional_component_can_be_added_to_production(component: str, tmp_path: Path) -> None:
+    """In a folder of its own, as somebody who wants it would: an overlay on top of the overlay."""
+    folder = CHECKOUT / "k8s" / "components" / component
+    # kustomize takes no absolute paths
+    up = "../" * (len(tmp_path.parts) - 1)
+    (tmp_path / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+        f"resources: [{up}{str(CHECKOUT)[1:]}/k8s/overlays/prod]\ncomponents: [{up}{str(folder)[1:]}]\n"
+    )
+    objects = objects_of(tmp_path)
+    schemas = folder_of_schemas()
+    found = [f for each in objects if built_in(each) for f in faults_of_built_in(each)]
+    assert found + [f for each in objects if not built_in(each) for f in faults_of_custom(each, schemas)] == []
+    assert objects != objects_of(CHECKOUT / "k8s" / "overlays" / "prod")
+
+
+def test_no_value_of_a_secret_is_rendered(cluster: Cluster) -> None:
+    assert cluster.of("Secret") == []
+    plain = [
+        each["name"]
+        for each in mappings(cluster.workloads())
+        if "value" in each and any(word in str(each.get("name")) for word in ("PASSWORD", "TOKEN", "SECRET"))
+    ]
+    assert plain == []
+
+
+def test_what_an_environment_asks_for_is_what_the_page_of_sizes_says(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, expected = asked_for(cluster)
+    with capsys.disabled():
+        print(f"\n{cluster.environment}: {rows['together']}", end=" ")
+    assert rows == expected

@@ -1,0 +1,71 @@
+"""The pages about the cluster: their commands can be read by a shell, name what is there, and their numbers agree."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.housekeeping.k8s_cluster import Cluster, at
+from tests.housekeeping.k8s_facts import postgresql
+from tests.housekeeping.k8s_tables import CHECKOUT, ours, tables
+from urlshortener.links.postgresql import READ_CONNECTIONS, WRITE_CONNECTIONS
+
+_NAMES = ("infrastructure", "deployment", "high-availability", "upgrades", "backups", "sizing", "end-of-life")
+_PAGES = [CHECKOUT / "docs" / f"{name}.md" for name in _NAMES]
+_EVERY_PAGE = pytest.mark.parametrize("page", _PAGES, ids=_NAMES)
+
+
+def _commands(page: Path) -> str:
+    return "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
+
+
+@_EVERY_PAGE
+def test_a_shell_can_read_its_commands(page: Path) -> None:
+    done = subprocess.run(["bash", "-n"], input=_commands(page), capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@_EVERY_PAGE
+def test_its_links_and_files_are_there(page: Path) -> None:
+    text = page.read_text()
+    wanted = [page.parent / link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)]
+    wanted += [CHECKOUT / name for name in re.findall(r"(?:\./|\b)(k8s/[\w./-]*[\w/])", text) if "*" not in name]
+    assert [str(each) for each in wanted if not each.exists()] == []
+
+
+@_EVERY_PAGE
+def test_its_commands_name_what_is_deployed(page: Path) -> None:
+    production = Cluster.rendered("prod")
+    commands = _commands(page)
+    named = re.findall(r"(?:deployment|cluster)[/ ]([a-z][a-z-]*[a-z])(?= |$)", commands, re.MULTILINE)
+    known = {each["metadata"]["name"] for each in production.objects}
+    assert set(named) <= known
+    namespaces = set(re.findall(r"(?:-n|--namespace) ([a-z-]+)", commands))
+    assert namespaces <= {ours()["Environments"]["namespace"]["prod"], "kube-system"}
+
+
+def test_the_commands_of_the_specification_are_on_the_page_of_deployment() -> None:
+    specification = CHECKOUT.parent / "shared" / "spec" / "infrastructure.md"
+    if not specification.exists():
+        pytest.skip(f"the specification is not at {specification}")
+    wanted = [line.split("#")[0].strip() for line in _commands(specification).splitlines()]
+    page = (CHECKOUT / "docs" / "deployment.md").read_text()
+    assert [command for command in wanted if command not in page] == []
+
+
+def test_high_availability_repeats_what_is_promised() -> None:
+    page = tables((CHECKOUT / "docs" / "high-availability.md").read_text())["What is promised, and for which failures"]
+    promises = {name: row["back after"] for name, row in ours()["Promises"].rows.items()}
+    assert {name: row["asked for"] for name, row in page.rows.items()} == promises
+
+
+def test_the_connections_are_those_of_the_code_and_the_cluster() -> None:
+    page = (CHECKOUT / "docs" / "sizing.md").read_text().partition("## Connections")[2]
+    production = Cluster.rendered("prod")
+    services = [production.get("Deployment", name) for name in ("shortener-service", "analytics-service")]
+    pods = sum(each["spec"]["replicas"] + at(each, "spec.strategy.rollingUpdate.maxSurge") for each in services)
+    needed = pods * (WRITE_CONNECTIONS + 2 * READ_CONNECTIONS + 1)
+    limit = at(postgresql(production), "spec.postgresql.parameters.max_connections")
+    numbers = [limit, WRITE_CONNECTIONS, READ_CONNECTIONS, READ_CONNECTIONS, 1, pods, needed]
+    assert re.findall(r"\d+", page) == [str(number) for number in numbers]
