@@ -78,7 +78,8 @@ defined() {
 
 rolled_out() { run kubectl --namespace "$1" rollout status "deployment/$2" --timeout="$timeout"; }
 
-# A Deployment is ready before its webhook answers through the Service. Asked for a refusal or not, an answer counts.
+# A Deployment is ready some moments before the API server reaches its webhook. Nothing is made by asking, and a refusal
+# is an answer too.
 answers() {
     local what=$1 tries=60
     say "  # until the webhook of $what answers:"
@@ -97,7 +98,7 @@ probe() {
     local kind=${1%%/*} version=${1#*/}
     printf 'apiVersion: %s\nkind: %s\nmetadata: {name: install-operators-asks, namespace: default}\nspec: {}\n' \
         "$version" "$kind" | kubectl create --dry-run=server --filename - >"$answer" 2>&1 && return
-    ! grep -qiE 'failed calling webhook|no matches for kind|connection refused|no endpoints' "$answer"
+    ! grep -q 'failed calling webhook' "$answer" && grep -qE 'denied the request|is invalid' "$answer"
 }
 
 require() { command -v "$1" >/dev/null || stop "$1 is missing: $2"; }

@@ -22,7 +22,9 @@ case "$*" in
 "get ingressclass"*) echo "$INGRESS_CLASS" ;;
 "status ingress-nginx"*) exit 1 ;;
 "config current-context") echo test-cluster ;;
-"create --dry-run=server"*) cat >/dev/null ;;
+"create --dry-run=server"*)
+    cat >/dev/null
+    [ -z "$ANSWER" ] || { echo "$ANSWER" >&2; exit 1; } ;;
 esac
 """
 
@@ -32,7 +34,7 @@ class Script:
         self._programs = folder / "bin"
         self._calls = folder / "calls"
         self._programs.mkdir()
-        for program in ("helm", "kubectl"):
+        for program in ("helm", "kubectl", "sleep"):
             (self._programs / program).write_text(_STAND_IN)
             (self._programs / program).chmod(0o755)
 
@@ -45,7 +47,7 @@ class Script:
     def run(self, *words: str, alone: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
         path = str(self._programs) if alone else f"{self._programs}:{os.environ['PATH']}"
         self._calls.write_text("")
-        given = {"PATH": path, "CALLS": str(self._calls), "INGRESS_CLASS": "", **environment}
+        given = {"PATH": path, "CALLS": str(self._calls), "INGRESS_CLASS": "", "ANSWER": "", **environment}
         return subprocess.run(
             [str(shutil.which("bash")), str(_SCRIPT), *words],
             capture_output=True,
@@ -136,6 +138,28 @@ def test_each_definition_is_waited_for(script: Script) -> None:
 def test_each_webhook_is_asked_before_the_end(script: Script) -> None:
     script.run()
     assert sum("create --dry-run=server" in call for call in script.calls) == 3
+
+
+def test_a_refusal_is_an_answer_of_a_webhook(script: Script) -> None:
+    done = script.run(ANSWER='admission webhook "vcluster.cnpg.io" denied the request: spec.instances')
+    assert done.returncode == 0
+    assert not any(call.startswith("sleep") for call in script.calls)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'Internal error: failed calling webhook "x": no endpoints',
+        "no matches for kind Cluster",
+        "dial tcp: i/o timeout",
+    ],
+)
+def test_a_webhook_that_does_not_answer_is_waited_for_and_then_named(script: Script, answer: str) -> None:
+    done = script.run(ANSWER=answer)
+    assert done.returncode == 1
+    assert f"the webhook of Cluster/postgresql.cnpg.io/v1 does not answer: {answer}" in done.stderr
+    assert script.calls.count("sleep 2") == 59
+    assert not any("redis" in call for call in script.calls)
 
 
 @pytest.mark.parametrize("row", SETTINGS_OF_THE_SCRIPT)
