@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
@@ -97,6 +97,8 @@ class Problem:
         return msgspec.json.encode(words)
 
 
+_CLIENT_LEFT = 499
+
 INTERNAL = Problem(500, "INTERNAL", "Something went wrong here. It was logged.")
 
 
@@ -167,10 +169,15 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return problem_answer(request, INTERNAL)  # services/measured.py logs it, once
 
 
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=_CLIENT_LEFT)  # nobody reads it; the metrics show it, under the number that nginx uses
+
+
 HANDLERS: dict[Any, Callable[[Request, Exception], Any]] = {
     UrlShortenerError: _ours,
     HTTPException: _frameworks,
     RequestValidationError: _parameters,
+    ClientDisconnect: _left,
     Exception: _unexpected,
 }
 
