@@ -169,10 +169,12 @@ async def test_nothing_is_sent_while_the_broker_is_blocked(own_rabbitmq: Rabbitm
         spool.add(1)
         assert await publisher.drain(10) == 0
         await asyncio.to_thread(own_rabbitmq.raise_memory_alarm)
-        spool.add(1)  # a broker tells only those that try to publish
-        await until(lambda: BROKER_BLOCKED._value.get() == 1, "the block is shown")
+        async with asyncio.timeout(15):
+            while BROKER_BLOCKED._value.get() == 0:
+                spool.add(1)  # a broker tells only those that try to publish
+                await asyncio.sleep(0.05)
         spool.add(300)
-        assert await publisher.drain(0.5) == 301
+        assert await publisher.drain(0.5) > 300
         await asyncio.to_thread(own_rabbitmq.clear_memory_alarm)
         assert await publisher.drain(10) == 0
         await until(lambda: BROKER_BLOCKED._value.get() == 0, "the end of the block is shown")
