@@ -7,6 +7,9 @@ servers in one loop would overwrite each other's signal handlers. So signals, or
     SIGTERM     /ready says no; wait DRAIN_DELAY, so that proxies look elsewhere; close the doors, finish the
                 requests; let the service finish (send what it holds); exit 0
     a second    the same without waiting
+
+A stop ends within STOP_TIMEOUT, whatever hangs: half of it is for the requests, the last quarter for cutting short what
+did not finish.
 """
 
 import asyncio
@@ -14,7 +17,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +31,7 @@ from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.telemetry import LOG
 
 _BACKLOG = 2048
+_CUTS = 8  # more than there are parts that could hang one after the other
 _IDLE_SECONDS = 75  # above the 60 s that nginx keeps an idle upstream connection, so that it is never us who reset it
 
 
@@ -50,6 +54,8 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except socket.gaierror:
+        raise WrongSetting(f"HOST: {host} is no address of this machine.") from None
     except OSError as error:
         raise WrongSetting(f"{setting}: cannot listen on {host} port {port} ({error.strerror or error}).") from None
 
@@ -65,6 +71,7 @@ class _Server(uvicorn.Server):
 def _server(door: Door) -> _Server:
     config = uvicorn.Config(
         door.app,
+        interface="asgi3",
         http=LimitedProtocol,
         ws="none",
         lifespan="off",
@@ -123,41 +130,60 @@ async def serve(
         loop.add_signal_handler(number, signals.came)
     staying = [door for door in doors if door.stays_open]
     closing = [door for door in doors if not door.stays_open]
+    up = contextlib.AsyncExitStack()
     code = 0
-    async with _served(staying), contextlib.AsyncExitStack() as stack:
+    async with _served(staying):
         served = _served(closing)
         tasks = await served.__aenter__()
         try:
-            entered = await _or_signal(stack.enter_async_context(service), signals)
+            entered = await _or_signal(up.enter_async_context(service), signals, stop_timeout)
             if entered is not None:
                 readiness.ready()
                 LOG.info("ready", extra={"doors": [door.url for door in doors]})
                 code = await _until_asked(signals, [*tasks, *entered])
+                await _drained(readiness, signals, drain_delay)
         finally:
-            readiness.draining()
-            LOG.info("draining", extra={"delay_seconds": drain_delay.total_seconds()})
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(signals.twice.wait(), drain_delay.total_seconds())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(stop_timeout.total_seconds() / 2):
-                    await served.__aexit__(None, None, None)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(stop_timeout.total_seconds() / 2):
-                await stack.aclose()
+            ends_at = loop.time() + stop_timeout.total_seconds()
+            closed = asyncio.create_task(served.__aexit__(None, None, None))
+            await _ended(closed, ends_at - stop_timeout.total_seconds() / 2, ends_at)
+            await _ended(asyncio.create_task(up.aclose()), ends_at - stop_timeout.total_seconds() / 4, ends_at)
     LOG.info("stopped", extra={"exit_code": code})
     return code
 
 
-async def _or_signal(coming: Any, signals: _Signals) -> Any:
+async def _drained(readiness: Readiness, signals: _Signals, delay: timedelta) -> None:
+    """Everything goes on as before, except that the service says it is not ready. Who never was need not say so."""
+    readiness.draining()
+    LOG.info("draining", extra={"delay_seconds": delay.total_seconds()})
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(signals.twice.wait(), delay.total_seconds())
+
+
+async def _ended(task: asyncio.Task[Any], cut_at: float, ends_at: float) -> None:
+    """Let it end. From `cut_at` on it is cancelled, again and again: each time one part of it that hangs gives way."""
+    loop = asyncio.get_running_loop()
+    pause = (ends_at - cut_at) / _CUTS
+    await asyncio.wait({task}, timeout=max(0.0, cut_at - loop.time()))
+    if not task.done():
+        LOG.warning("stop_cut_short")
+    while not task.done() and loop.time() < ends_at:
+        task.cancel()
+        await asyncio.wait({task}, timeout=pause)
+    if task.done() and not task.cancelled() and (error := task.exception()):
+        LOG.error("stop_failed", exc_info=error)
+
+
+async def _or_signal(coming: Coroutine[Any, Any, Any], signals: _Signals, stop_timeout: timedelta) -> Any:
     """What comes, or None if a signal came first."""
-    task = asyncio.ensure_future(coming)
+    task = asyncio.create_task(coming)
     asked = asyncio.create_task(signals.once.wait())
     try:
         await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        now, seconds = asyncio.get_running_loop().time(), stop_timeout.total_seconds()
+        await _ended(task, now + seconds / 4, now + seconds / 2)
         return None
     finally:
         asked.cancel()
