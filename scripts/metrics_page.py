@@ -9,7 +9,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 _HEAD = """# Metrics
 
 Prometheus text at `/metrics` of the second door (`:9090` shortener, `:9091` analytics). This page is made from
-`src/urlshortener/telemetry.py` (`make docs`). No label ever holds a code, an address or a user agent.
+`src/urlshortener/telemetry/metrics.py` (`make docs`). No label ever holds a code, an address or a user agent.
 
 | name | type | meaning |
 |---|---|---|

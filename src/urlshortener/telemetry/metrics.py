@@ -1,16 +1,8 @@
-"""Set-up of metrics, logs and traces, and every name that they use.
+"""Every metric: its name, type and meaning, and the labels that it has.
 
-No metric, log event or span is named anywhere else. Labels have few values: never a code, an address or a user agent.
+docs/metrics.md is made from this file (`make docs`). Labels have few values: never a code, an address or a user agent.
 """
 
-import json
-import logging
-import traceback
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
-
-from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
@@ -80,78 +72,3 @@ EVENT_AGE_SECONDS = _histogram(
 )
 STATS_FAILOVERS = _counter("stats_failovers_total", "Times the counts moved to another Redis process.")
 STATS_AVAILABLE = _gauge("stats_available", "1 while the store of counts answers.")
-
-LOG = logging.getLogger("urlshortener")
-
-
-def set_up_logs(level: str, *, readable: bool) -> None:
-    """One line for each event on standard error: JSON for machines, text for a person at a terminal."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_ReadableLines() if readable else _JsonLines())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    LOG.setLevel(level.upper())
-
-
-_PLAIN_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_LONGEST_VALUE = 500
-
-
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields = {name: _cut(value) for name, value in vars(record).items() if name not in _PLAIN_RECORD}
-    if record.exc_info and record.exc_info[0]:
-        fields["exception"] = "".join(traceback.format_exception(*record.exc_info))[-4 * _LONGEST_VALUE :]
-    return fields
-
-
-def _cut(value: object) -> object:
-    if isinstance(value, bool | int | float | None):
-        return value
-    if isinstance(value, list | tuple):
-        return [_cut(part) for part in value[:20]]
-    text = str(value)
-    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        head = {"at": at, "level": record.levelname.lower(), "event": _cut(record.getMessage()), "logger": record.name}
-        return json.dumps(head | _fields(record), ensure_ascii=True, separators=(",", ":"))
-
-
-class _ReadableLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        fields = _fields(record)
-        exception = fields.pop("exception", "")
-        words = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in fields.items())
-        event = json.dumps(record.getMessage(), ensure_ascii=True)[1:-1]
-        line = f"{at} {record.levelname.lower():7} {event} {words}".rstrip()
-        return f"{line}\n{exception}" if exception else line
-
-
-def set_up_traces(endpoint: str, ratio: float, service: str) -> Callable[[], None]:
-    """Send spans to an OTLP/gRPC collector from now on; returns what flushes and ends it, within 2 s.
-
-    The caller's decision to trace is followed, else `ratio` decides. A collector that is away costs only spans.
-    """
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio  # noqa: PLC0415
-
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": service}), sampler=ParentBasedTraceIdRatio(ratio)
-    )
-    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"), timeout=2)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-
-    def end() -> None:
-        provider.force_flush(2000)
-        provider.shutdown()
-
-    return end
