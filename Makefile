@@ -5,7 +5,7 @@ SCRIPTS := scripts/setup .ci/run k8s/helm/install-operators.sh k8s/seal.sh
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format docs lock clean
+.PHONY: help run test check bench format docs lock clean
 
 help:
 	@echo 'make TARGET [ARGS="…"]'
@@ -25,6 +25,10 @@ check: ## Look at format, style and types, and change nothing.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'shellcheck is not here: left out'; fi
+
+bench: ## Measure how fast it is, beside nginx. ARGS=redirects asks one question; ARGS=--help tells of the others.
+	@scripts/setup dev servers
+	@$(BIN)/python -m bench $(ARGS)
 
 format: ## Bring all code into the one format, and mend what can be mended by itself.
 	@scripts/setup dev

@@ -1,0 +1,34 @@
+"""The harness works, from a filled database to checked counts. What it measures in a second means nothing."""
+
+import shutil
+
+import pytest
+
+from bench.__main__ import QUESTIONS, asked
+from bench.harness import cores, page, traffic
+from bench.harness.results import Results
+from bench.harness.run import SMOKE
+from tests.backends.postgresql import Postgresql
+
+
+@pytest.mark.skipif(not shutil.which("wrk") or not cores.enough(), reason="needs wrk, and two cores")
+def test_a_question_is_asked_checked_and_answered(postgresql: Postgresql) -> None:
+    results = asked(["redirects"], SMOKE, postgresql)
+    [answer] = results.answers
+    assert not answer.failure
+    assert any(check.endswith("events in the spool") for check in answer.checks)
+    assert any(line.startswith("core 1: wrk") for line in answer.processes)
+    assert any(line == "core 0: shortener-service" for line in answer.processes)
+    assert Results.from_json(results.as_json()) == results
+    assert "× nginx" in page.as_text(results)
+
+
+def test_every_question_says_what_it_asks() -> None:
+    for name in QUESTIONS:
+        assert __import__(f"bench.{name}", fromlist=["TITLE"]).TITLE
+
+
+def test_ten_thousand_visitors_ask_for_ten_thousand_codes() -> None:
+    visits = traffic.visits(traffic.codes(traffic.CODES), 20_000)
+    assert len({code for code, _, _ in visits}) == traffic.CODES
+    assert len({address for _, address, _ in visits}) == traffic.VISITORS
