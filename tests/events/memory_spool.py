@@ -33,7 +33,7 @@ class MemorySpool(Spool):
             self._waiting.popleft()
             count += 1
         body = b",".join(event_body(seq) for seq in range(first, first + count))
-        return Batch(EPOCH, first, count, body, last_of_epoch=False)
+        return Batch(EPOCH, first, count, body, last_of_epoch=False, highest_seq=self._events - 1)
 
     def done(self, batch: Batch) -> None:
         numbers = range(batch.first_seq, batch.first_seq + batch.count)

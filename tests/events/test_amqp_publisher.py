@@ -92,7 +92,7 @@ async def test_one_event_is_an_object_more_are_an_array_and_the_message_says_whi
         "application/json",
         2,
     )
-    ours = {"epoch": EPOCH, "first_seq": 1, "count": 3, "last_of_epoch": False, "schema": 1}
+    ours = {"epoch": EPOCH, "first_seq": 1, "count": 3, "last_of_epoch": False, "highest_seq": 3, "schema": 1}
     assert properties.headers and ours.items() <= properties.headers.items()
 
 

@@ -44,13 +44,11 @@ def identities(batch: Batch) -> list[tuple[str, int]]:
 
 
 async def taken(spool: Spool, most: int = 256) -> list[Batch]:
-    """All that it gives out now."""
+    """All that it gives out now, without waiting for more."""
     batches = []
-    while True:
-        try:
-            batches.append(await asyncio.wait_for(spool.take(most), 0.01))
-        except TimeoutError:
-            return batches
+    while batch := spool._take(most):
+        batches.append(batch)
+    return batches
 
 
 async def all_identities(spool: Spool) -> set[tuple[str, int]]:
@@ -120,8 +118,10 @@ async def test_a_living_process_keeps_its_spool_to_itself(tmp_path: Path) -> Non
 async def test_a_closed_spool_that_is_all_done_leaves_nothing_behind(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     await appended(spool)
+    spool.end_epoch()
     for batch in await taken(spool):
         spool.done(batch)
+    assert spool.unsent == 0
     spool.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -262,6 +262,60 @@ async def test_the_last_batch_of_a_dead_epoch_says_so(tmp_path: Path) -> None:
     assert [(await spool.take(1)).last_of_epoch for _ in range(3)] == [False, False, True]
 
 
+async def test_every_batch_says_how_far_its_epoch_had_come(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    for _ in range(3):
+        await appended(spool)
+    first = await spool.take(1)
+    await appended(spool)
+    assert [first.highest_seq, *[batch.highest_seq for batch in await taken(spool, 1)]] == [2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_an_epoch_whose_events_are_all_gone_ends_with_a_batch_of_its_own(tmp_path: Path, killed: bool) -> None:
+    spool = opened(tmp_path)
+    epoch = spool.epoch
+    for _ in range(3):
+        await appended(spool)
+        spool.done(await spool.take())
+    if killed:
+        spool._save_cursors()
+        _forget(spool)
+        spool = opened(tmp_path)
+    else:
+        spool.end_epoch()
+    assert spool.unsent == 1
+    end = await spool.take()
+    assert (end.epoch, end.first_seq, end.count, end.body) == (epoch, 3, 0, b"")
+    assert (end.last_of_epoch, end.highest_seq) == (True, 2)
+    spool.rewind()
+    assert await taken(spool) == [end], "it is told until somebody has it"
+    spool.done(end)
+    assert spool.unsent == 0
+    assert await taken(spool) == []
+
+
+async def test_what_comes_after_the_end_is_kept_and_is_the_end(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    await appended(spool)
+    spool.end_epoch()
+    spool.done(await spool.take())
+    await appended(spool)
+    last = await spool.take()
+    assert (last.first_seq, last.count, last.last_of_epoch) == (1, 1, True)
+
+
+async def test_the_end_of_an_epoch_that_nobody_remembers_is_not_told(tmp_path: Path) -> None:
+    dead = opened(tmp_path)
+    await appended(dead)
+    dead.done(await dead.take())
+    dead._save_cursors()
+    _forget(dead)
+    spool = opened(tmp_path, clock=lambda: _seconds() + 8 * 86400)
+    assert await taken(spool) == []
+    assert spool.unsent == 0
+
+
 async def test_what_is_older_than_a_week_is_set_aside_and_never_sent(tmp_path: Path) -> None:
     dead = opened(tmp_path)
     await appended(dead)
@@ -347,13 +401,7 @@ class SpoolModel(RuleBasedStateMachine):
         assert self.done == self.appended
 
     def _take(self, most: int) -> Batch | None:
-        async def take() -> Batch | None:
-            try:
-                return await asyncio.wait_for(self.spool.take(most), 0.002)
-            except TimeoutError:
-                return None
-
-        return self.loop.run_until_complete(take())
+        return self.spool._take(most)
 
     def _finish(self, batch: Batch) -> None:
         async def done() -> None:
@@ -401,7 +449,8 @@ class SpoolModel(RuleBasedStateMachine):
 
     @invariant()
     def nothing_unsent_is_forgotten(self) -> None:
-        assert self.spool.unsent >= len(self.appended - self.done)
+        left = len(self.appended - self.done)
+        assert self.spool.unsent >= (min(left, 1) if self.spool._saw_more else left)
 
 
 def test_whatever_is_done_with_a_spool_nothing_is_lost_or_invented(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ class AmqpPublisher:
     else (an error, a nack, a return, which the broker confirms like any other message, a confirm that is late) leaves
     them unproven: the connection is dropped and the spool gives them out again. The numbers of a channel's confirms
     cannot be trusted after a failure, so that a channel is never used again.
+
+    The headers let whoever counts find what never came: `first_seq` and `count` say what is in the message,
+    `highest_seq` what the epoch has had so far, `last_of_epoch` that no more will follow. The end of an epoch whose
+    events are all gone before is a message of its own, an array without events.
     """
 
     def __init__(self, broker: Broker, topology: Topology, spool: Spool) -> None:
@@ -123,6 +127,7 @@ def _properties(batch: Batch) -> Basic.Properties:
             "first_seq": batch.first_seq,
             "count": batch.count,
             "last_of_epoch": batch.last_of_epoch,
+            "highest_seq": batch.highest_seq,
             "schema": _SCHEMA,
         },
     )

@@ -30,6 +30,7 @@ class Batch:
     count: int
     body: bytes  # the events as JSON objects joined by commas: b"[" + body + b"]" is a message
     last_of_epoch: bool  # this epoch is closed and nothing follows
+    highest_seq: int  # of the epoch, as far as it was known when this was taken
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class Epoch:
         """Take the folder's lock; raise Held, or OSError if nothing can be read there."""
         self.name = folder.name
         self.is_closed = False  # nothing will be written any more
+        self.highest_seq = -1  # of the events that were accepted, on whatever way they leave
+        self._last_ms = 0  # when that was
         self._folder = folder
         self._aside = aside
         self._segments: deque[Segment] = deque()
@@ -69,6 +72,8 @@ class Epoch:
         self._cursor = 0  # in the first segment
         self._reading: tuple[Segment, int] | None = None
         self._cursor_is_saved = True
+        self._end_is_taken = False
+        self._end_is_told = False
         self._lock = _locked(folder)
         try:
             self._cursor_file = os.open(folder / "cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -99,25 +104,11 @@ class Epoch:
         if self._segments and self._segments[0].number == number:
             self._cursor = min(offset, self._segments[0].end)
         self.rewind()
-        self._left_events = self._estimated_events()
-
-    def _estimated_events(self) -> int:
-        """The last segment's are counted; those before it follow from where it begins, so that they need no reading."""
-        if self._reading is None:
-            return 0
-        last, is_only = self._segments[-1], len(self._segments) == 1
-        offset = self._cursor if is_only else 0
-        frames: list[Frame] = []
-        count = 0
-        while offset < last.end:
-            reading = last.read(offset, 4096)
-            frames = frames or reading.frames
-            count += sum(frame.count for frame in reading.frames)
-            offset = reading.end
-        first = self._segments[0].read(self._cursor, 1).frames
-        if is_only or not frames or not first:
-            return count
-        return count + max(0, frames[0].first_seq - first[0].first_seq)
+        last = next((frame for segment in reversed(self._segments) if (frame := _last_frame(segment))), None)
+        if last is not None:
+            self.accepted(last.next_seq - 1, last.written_ms)
+        first = self._segments[0].read(self._cursor, 1).frames if self._segments else []
+        self._left_events = self.highest_seq + 1 - first[0].first_seq if first else 0
 
     @property
     def bytes_left(self) -> int:
@@ -125,7 +116,10 @@ class Epoch:
 
     @property
     def unsent(self) -> int:
-        """Events that are not done; in an adopted epoch an estimate, but never 0 before it is finished."""
+        """Events that are not done; in an adopted epoch an estimate, but never 0 before it is finished.
+
+        The end of a closed epoch, where it is still to be told, is one more.
+        """
         return max(self._left_events - self._done_ahead, int(self.is_closed and not self.is_finished))
 
     @property
@@ -138,7 +132,13 @@ class Epoch:
 
     @property
     def is_finished(self) -> bool:
-        return self.is_closed and not self._taken and not self._advance_to_unread()
+        if not self.is_closed or self._taken or self._advance_to_unread():
+            return False
+        return self._end_is_told or self.highest_seq < 0
+
+    def accepted(self, seq: int, ms: int) -> None:
+        """The epoch has events up to this number."""
+        self.highest_seq, self._last_ms = seq, ms
 
     def append(self, frames: list[Frame], segment_bytes: int) -> None:
         """In one write; raises OSError, and then none of them is kept."""
@@ -155,6 +155,7 @@ class Epoch:
         finally:
             self.bytes_on_disk += segment.end - began
         self._left_events += sum(frame.count for frame in frames)
+        self._end_is_told = False
 
     def take(self, most: int, too_old_before_ms: int) -> Batch | None:
         """The next events that were not taken yet. What is damaged or too old is set aside on the way."""
@@ -173,9 +174,20 @@ class Epoch:
             is_kept = is_old and self._set_aside(segment, offset, b"".join(f.packed() for f in frames), "old")
             self._took(first.first_seq, count, segment, end, first.written_ms, done=is_kept)
             if not is_old:
+                self._end_is_taken = self.is_closed and not self._anything_follows()
                 body = b",".join([frame.payload for frame in frames])
-                return Batch(self.name, first.first_seq, count, body, self.is_closed and not self._anything_follows())
-        return None
+                return Batch(self.name, first.first_seq, count, body, self._end_is_taken, self.highest_seq)
+        return self._farewell(too_old_before_ms)
+
+    def _farewell(self, too_old_before_ms: int) -> Batch | None:
+        """The end of the epoch alone, where its last events left before anybody knew that they were the last."""
+        if not self.is_closed or self._end_is_taken or self._end_is_told or self.highest_seq < 0:
+            return None
+        if self._last_ms < too_old_before_ms:  # nobody remembers what came of it: all of it would look lost
+            self._end_is_told = True
+            return None
+        self._end_is_taken = True
+        return Batch(self.name, self.highest_seq + 1, 0, b"", last_of_epoch=True, highest_seq=self.highest_seq)
 
     def _took(self, first_seq: int, count: int, segment: Segment, end: int, written_ms: int, *, done: bool) -> None:
         self._taken.append(_Taken(first_seq, count, segment, end, written_ms))
@@ -185,8 +197,12 @@ class Epoch:
 
     def done(self, batch: Batch) -> None:
         """These may go. A batch that was taken before a rewind and grouped otherwise since is sent again instead."""
+        if not batch.count:
+            self._end_is_told = True
+            return None
         for taken in self._taken:
             if taken.first_seq == batch.first_seq and taken.count == batch.count and not taken.done:
+                self._end_is_told |= batch.last_of_epoch
                 return self._mark(taken)
         return None
 
@@ -220,6 +236,7 @@ class Epoch:
     def rewind(self) -> None:
         self._taken.clear()
         self._done_ahead = 0
+        self._end_is_taken = False
         self._reading = (self._segments[0], self._cursor) if self._segments else None
 
     def _advance_to_unread(self) -> bool:
@@ -304,6 +321,15 @@ class Epoch:
             segment.close()
         os.close(self._cursor_file)
         os.close(self._lock)
+
+
+def _last_frame(segment: Segment) -> Frame | None:
+    last, offset = None, 0
+    while offset < segment.end:
+        reading = segment.read(offset, 4096)
+        last = reading.frames[-1] if reading.frames else last
+        offset = reading.end
+    return last
 
 
 def _locked(folder: Path) -> int:

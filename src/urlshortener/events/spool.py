@@ -75,6 +75,7 @@ class Spool:
         self._arrived = asyncio.Event()
         self._cursor_timer: asyncio.TimerHandle | None = None
         self._looked_around = float("-inf")
+        self._saw_more = False  # than may be adopted at a time
         self._complained = float("-inf")
         self._is_closed = False
         self._look_around()
@@ -125,6 +126,7 @@ class Spool:
             return
         events, written = self._turn, self._written
         self._turn, self._written = [], None
+        self._own.accepted(self._next_seq - 1, int(self._turn_began * 1000))
         frames = self._frames(events)
         try:
             if self._write(frames):
@@ -164,7 +166,8 @@ class Spool:
             if self._is_closed or self._in_memory_bytes + len(frame.payload) > _MEMORY_BYTES:
                 EVENTS_UNSPOOLED.inc(frame.count)
                 continue
-            self._in_memory.append(Batch(self.epoch, frame.first_seq, frame.count, frame.payload, last_of_epoch=False))
+            kept = Batch(self.epoch, frame.first_seq, frame.count, frame.payload, False, self._own.highest_seq)
+            self._in_memory.append(kept)
             self._in_memory_bytes += len(frame.payload)
 
     def _complain(self, why: str) -> None:
@@ -190,7 +193,8 @@ class Spool:
                     await self._arrived.wait()
 
     def _take(self, most: int) -> Batch | None:
-        if self._clock() - self._looked_around > _LOOK_AROUND_SECONDS:
+        has_room = len(self._epochs) < _MOST_ADOPTED
+        if self._clock() - self._looked_around > _LOOK_AROUND_SECONDS or (self._saw_more and has_room):
             self._look_around()
         if self._in_memory:
             kept = self._in_memory.popleft()
@@ -221,6 +225,7 @@ class Spool:
     def _look_around(self) -> None:
         """Adopt what dead processes left."""
         self._looked_around = self._clock()
+        self._saw_more = False
         try:
             folders = sorted(self._folder.iterdir())
         except OSError:
@@ -228,6 +233,7 @@ class Spool:
             return
         for folder in folders:
             if len(self._epochs) >= _MOST_ADOPTED:
+                self._saw_more = True
                 return
             known = folder.name == self.epoch or folder.name in self._epochs or folder.name in self._left_alone
             if not known and _EPOCH.fullmatch(folder.name):
@@ -283,11 +289,24 @@ class Spool:
         self._in_memory_taken.clear()
         self._arrived.set()
 
+    def end_epoch(self) -> None:
+        """Nobody appends any more: let the last batch say so, or one of its own where all others are gone.
+
+        A late append is kept all the same, and then it is the last.
+        """
+        self._write_turn()
+        self._own.is_closed = True
+        self._arrived.set()
+
     @property
     def unsent(self) -> int:
-        """Events that are not done yet, adopted ones included (of those it is an estimate until they are read)."""
+        """Events that are not done yet, adopted ones included (of those it is an estimate until they are read).
+
+        The ends of closed epochs are counted too, until somebody has been told of them; what is still to be adopted is
+        one more.
+        """
         in_memory = sum(batch.count for batch in (*self._in_memory, *self._in_memory_taken.values()))
-        return len(self._turn) + in_memory + sum(epoch.unsent for epoch in self._sending())
+        return len(self._turn) + in_memory + self._saw_more + sum(epoch.unsent for epoch in self._sending())
 
     def set_aside(self, line: bytes) -> None:
         """Keep what no reader of events could read, a line of JSON each, for a person to look at."""

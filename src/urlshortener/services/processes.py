@@ -182,6 +182,8 @@ class _Process:
 
     async def _handed_on(self) -> None:
         """Wait until the spool is empty; the runner's limit ends it, and what is left stays on disk."""
+        if self._spool is not None:
+            self._spool.end_epoch()
         while self._spool is not None and self._spool.unsent:  # noqa: ASYNC110 (nobody needs to be told but a stop)
             await asyncio.sleep(0.02)
 
