@@ -108,7 +108,7 @@ http {
   proxy_next_upstream_timeout 2s;
   proxy_set_header Connection "";
   proxy_set_header Host $http_host;
-  proxy_set_header X-Request-Id $request_id;
+  proxy_set_header X-Edge-Request-Id $request_id;
   proxy_set_header X-Forwarded-For $remote_addr;
   proxy_set_header X-Forwarded-Proto $scheme;
 """

@@ -140,6 +140,12 @@ def _word(text: str) -> str:
     return text
 
 
+def _header_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
+        raise ValueError("the name of a header: 1 to 64 letters, digits and hyphens")
+    return text
+
+
 def _setting(
     default: str, meaning: str, example: str, parse: Callable[[str], Any] = str, *, secret: bool = False
 ) -> Any:
@@ -167,6 +173,7 @@ class Settings:
     analytics_ops_port: int = _setting("9091", "The analytics' second door, for probes and metrics; keep it private.", "9091", _count(0, 65535))
     public_url: str = _setting("", "Scheme and host that short links begin with; else those of the request.", "https://s.example", _web_address)
     trusted_proxies: tuple[Network, ...] = _setting("", "Networks of proxies whose X-Forwarded-For, -Proto and -Host are believed.", "10.0.0.0/8", _networks)
+    request_id_header: str = _setting("X-Edge-Request-Id", "The header in which a trusted proxy tells its own id of a request, overwriting what came: nginx' $request_id. A click that the proxy tries at two shorteners is counted once.", "X-Edge-Request-Id", _header_name)
     admin_token: str = _setting("", "What writes and lists must carry as Authorization: Bearer or X-Api-Key.", "a long random word", _token, secret=True)
     data_dir: Path = _setting("data", "The folder of everything that is kept on this machine.", "/var/lib/urlshortener", Path)
 
@@ -191,6 +198,8 @@ class Settings:
     stale_max: timedelta = _setting("24h", "How long a known link goes on redirecting while no database can be reached.", "1h", _duration)
     cache_max_bytes: int = _setting("256Mi", "How much memory remembered links may take.", "64Mi", _bytes)
     cache_warm_links: int = _setting("10000", "How many of the newest links are loaded at start.", "0", _count(0, 10_000_000))
+    request_id_window: timedelta = _setting("10m", "How long ids of requests are remembered, to count a click once that a proxy tried twice. 0s: not at all.", "30m", _duration)
+    request_ids_max: int = _setting("2000000", "How many of them are remembered within that time; what comes beyond is counted without.", "500000", _count(0, 1_000_000_000))
     series_retention: timedelta = _setting("400d", "How long the hourly and daily series reach back. Totals are kept for good.", "90d", _duration)
 
     drain_delay: timedelta = _setting("0s", "How long a stopping service goes on answering as not ready, so that proxies leave it, before it closes its doors.", "5s", _duration)

@@ -24,6 +24,7 @@ class CutProxy:
         self._carriers: set[asyncio.Task[None]] = set()
         self.connections_made = 0
         self.connections_cut = 0
+        self.requests = bytearray()  # all that clients sent
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, self.host, 0)
@@ -86,6 +87,7 @@ class CutProxy:
         with contextlib.suppress(OSError):
             while data := await client.read(65536):
                 await self._flowing.wait()
+                self.requests += data
                 to_server.write(data)
                 await to_server.drain()
         to_server.close()

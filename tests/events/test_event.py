@@ -23,12 +23,12 @@ def _body(**changes: object) -> bytes:
 headers = st.none() | st.text(min_size=1, max_size=100)
 
 
-@given(user_agent=headers, referer=headers, seq=st.integers(0, 2**48 - 1))
-def test_what_was_written_is_read(user_agent: str | None, referer: str | None, seq: int) -> None:
-    body = encode("epoch-1", seq, "019", "cat", _AT, user_agent, "192.0.2.0", referer, "9f2c")
+@given(user_agent=headers, referer=headers, seq=st.integers(0, 2**48 - 1), request=st.none() | st.just("r1"))
+def test_what_was_written_is_read(user_agent: str | None, referer: str | None, seq: int, request: str | None) -> None:
+    body = encode("epoch-1", seq, "019", "cat", _AT, user_agent, "192.0.2.0", referer, "9f2c", request)
     assert b"\n" not in body
     (event,) = decode(body)
-    assert event == AccessEvent(EventId("epoch-1", seq), "cat", _AT, user_agent, "192.0.2.0", referer, "9f2c")
+    assert event == AccessEvent(EventId("epoch-1", seq), "cat", _AT, user_agent, "192.0.2.0", referer, "9f2c", request)
     assert decode(b"[" + body + b"," + body + b"]") == [event, event]
 
 
@@ -44,6 +44,15 @@ def test_long_headers_are_cut() -> None:
 
 def test_an_event_without_numbers_is_known_by_its_id() -> None:
     assert decode(_body())[0].id == "019"
+
+
+def test_an_event_has_a_request_only_where_the_edge_told_one() -> None:
+    assert b"request_id" not in encode("e", 0, "019", "cat", _AT, None, None, None, None)
+    assert [decode(_body(request_id=told))[0].request_id for told in (None, "4bf9", "a" * 64)] == [
+        None,
+        "4bf9",
+        "a" * 64,
+    ]
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -75,6 +84,10 @@ def test_unknown_fields_are_ignored() -> None:
         _body(accessed_at="0001-01-01T00:00:00+12:00"),
         _body(accessed_at="1969-12-31T23:59:59Z"),
         _body(accessed_at="2100-01-01T00:00:00Z"),
+        _body(request_id=""),
+        _body(request_id="a b"),
+        _body(request_id="a" * 65),
+        _body(request_id=7),
         _body(epoch="e"),
         _body(seq=1),
         _body(epoch="e", seq=-1),

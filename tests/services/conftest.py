@@ -50,6 +50,7 @@ class Appended:
     ip_address: str | None
     referer: str | None
     visitor: str | None
+    request_id: str | None = None
 
 
 @dataclass

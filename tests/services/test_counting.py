@@ -116,7 +116,7 @@ class ScriptedStats:
             raise StoreUnavailable("away")
         new = {event.id for event in batch} - self.counted
         self.counted |= new
-        return Recorded(len(new), len(batch) - len(new), self.replicates, self.generation)
+        return Recorded(len(new), len(batch) - len(new), replicated=self.replicates, generation=self.generation)
 
     async def ping(self) -> None:
         self.pings += 1

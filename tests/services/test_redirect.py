@@ -56,6 +56,30 @@ async def test_what_a_visitor_told_is_in_the_spool_with_a_cut_address(
     assert access.visitor and "203.0.113.7" not in access.visitor
 
 
+async def test_the_edge_s_id_of_a_request_is_in_the_spool_if_a_trusted_proxy_told_it(
+    directory: Any, spool: ToldSpool, clock: Clock, readiness: Readiness
+) -> None:
+    app = make_shortener(directory, spool, clock, readiness)
+    told: list[Any] = ["4bf92f3577b34da6a3ce929d0e0e4736", "a" * 64, "a" * 65, "a b", "a,b", b"\xff", ""]
+    for peer in ("10.0.0.1", "203.0.113.7"):
+        async with asking(app, peer) as client:
+            await client.post("/api/v1/urls", json={"url": "https://example.com/", "code": "cat"})
+            for request_id in told:
+                await client.get("/cat", headers=[("X-Edge-Request-Id", request_id), ("X-Request-Id", "the-client-s")])
+            await client.get("/cat", headers=[("X-Edge-Request-Id", "one"), ("X-Edge-Request-Id", "two")])
+    assert [access.request_id for access in spool.appended] == [told[0], told[1], *[None] * 14]
+
+
+async def test_the_header_of_the_edge_s_id_has_the_name_of_the_setting(
+    directory: Any, spool: ToldSpool, clock: Clock, readiness: Readiness
+) -> None:
+    app = make_shortener(directory, spool, clock, readiness, request_id_header="X-Ours")
+    async with asking(app, "10.0.0.1") as client:
+        await created(client, code="cat")
+        await client.get("/cat", headers={"x-ours": "4bf9", "X-Edge-Request-Id": "5555"})
+    assert [access.request_id for access in spool.appended] == ["4bf9"]
+
+
 async def test_the_visitor_leaves_only_after_the_spool_has_the_access(
     shortener: httpx.AsyncClient, spool: ToldSpool
 ) -> None:

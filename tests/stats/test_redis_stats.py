@@ -110,7 +110,7 @@ async def test_an_answer_that_is_cut_anywhere_is_counted_once_when_it_is_repeate
     async with Redirected(redis_server) as line:
         store = opened(RedisServer("127.0.0.1", line.port, redis_server.password, database=redis_database))
         await store.record([])
-        for number, cut_after in enumerate(range(1, 17)):  # "*2\r\n:1\r\n:0\r\n:0\r\n" has 16 bytes
+        for number, cut_after in enumerate(range(1, 25)):  # "*4\r\n:1\r\n:0\r\n:0\r\n:0\r\n:0\r\n" has 24 bytes
             line.was_cut, line.bytes_until_cut = False, cut_after
             with pytest.raises(StoreUnavailable):
                 await store.record([access(number)])
@@ -206,7 +206,7 @@ async def test_two_versions_of_the_library_count_side_by_side(
 ) -> None:
     store = opened(at(redis_server, redis_database))
     await store.record([access(0)])
-    newer = files("urlshortener.stats").joinpath("counting.lua").read_text().replace("_v1", "_v9")
+    newer = files("urlshortener.stats").joinpath("counting.lua").read_text().replace("_v2", "_v9")
     redis_server.ask("FUNCTION", "LOAD", "REPLACE", newer)
     assert (await store.record([access(0), access(1)])).duplicates == 1
     both = redis_server.ask("FUNCTION", "LIST", "LIBRARYNAME", "shortener_counting_v*")
@@ -223,7 +223,8 @@ async def test_a_server_that_lost_the_library_gets_it_again(opened: Open, own_re
     assert await store.record([access(0), access(1)]) == Recorded(1, 1)
 
 
-GOOD_ROW = [1, 7, "cat", 1, 0, ""]
+GOOD_ROW = [1, 7, "cat", 1, 0, "", ""]
+LIMITS = 86400, 600, 1000
 
 
 @pytest.mark.parametrize(
@@ -231,17 +232,20 @@ GOOD_ROW = [1, 7, "cat", 1, 0, ""]
     [
         "no batch",
         [["epoch"], GOOD_ROW],
-        [["epoch"], GOOD_ROW[:-1], 1],
-        [["epoch"], [*GOOD_ROW, 2, 8, "cat", 1, 0, ""], 1],
-        [["epoch"], [*GOOD_ROW, 1, -1, "cat", 1, 0, ""], 1],
-        [["epoch"], [*GOOD_ROW, 1, 2**48, "cat", 1, 0, ""], 1],
-        [["epoch"], [*GOOD_ROW, 1, 8, "", 1, 0, ""], 1],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", "now", 0, ""], 1],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1.5, 0, ""], 1],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 2, ""], 1],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 0, 5], 1],
-        [["epoch"], [*GOOD_ROW, 0, "", "cat", 1, 0, ""], 1],
-        [[""], GOOD_ROW, 1],
+        [["epoch"], GOOD_ROW, 86400, 600],
+        [["epoch"], GOOD_ROW, 86400, 600, -1],
+        [["epoch"], GOOD_ROW[:-1], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 2, 8, "cat", 1, 0, "", ""], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 1, -1, "cat", 1, 0, "", ""], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 1, 2**48, "cat", 1, 0, "", ""], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 1, 8, "", 1, 0, "", ""], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", "now", 0, "", ""], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1.5, 0, "", ""], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 2, "", ""], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 0, 5, ""], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 0, "", 5], *LIMITS],
+        [["epoch"], [*GOOD_ROW, 0, "", "cat", 1, 0, "", ""], *LIMITS],
+        [[""], GOOD_ROW, *LIMITS],
     ],
 )
 async def test_a_batch_that_cannot_be_read_leaves_nothing_behind(
@@ -253,12 +257,21 @@ async def test_a_batch_that_cannot_be_read_leaves_nothing_behind(
     packed = msgspec.msgpack.encode(batch)
     try:
         with pytest.raises(StoreUnavailable):
-            await connection.read(("FCALL", "shortener_count_v1", 0, packed))
+            await connection.read(("FCALL", "shortener_count_v2", 0, packed))
         assert await connection.read(("DBSIZE",)) == [1], "the beat alone"
-        good = msgspec.msgpack.encode([["epoch"], GOOD_ROW, 1])
-        assert await connection.read(("FCALL", "shortener_count_v1", 0, good)) == [[1, 0]]
+        good = msgspec.msgpack.encode([["epoch"], GOOD_ROW, *LIMITS])
+        assert await connection.read(("FCALL", "shortener_count_v2", 0, good)) == [[1, 0, 0, 0]]
     finally:
         await connection.close()
+
+
+async def test_requests_are_remembered_for_the_window_after_they_were_counted(
+    store: RedisStats, raw: RedisConnection
+) -> None:
+    await store.record([AccessEvent(EventId("epoch", n), "cat", NOW, request_id=f"r{n}") for n in range(1000)])
+    (keys,) = await raw.read(("KEYS", "us:x:*"))
+    assert len(keys) == 64 + 1, "sets that are small enough to be forgotten at once, and a number"
+    assert all(590 < left <= 600 for left in await raw.read(*(("TTL", key) for key in keys)))
 
 
 # what is kept, and for how long

@@ -179,9 +179,21 @@ async def test_a_newer_file_that_this_layout_can_use_is_used(path: Path) -> None
     await stats.close()
 
 
+async def test_a_file_of_the_first_layout_is_brought_up_to_date_and_keeps_its_counts(path: Path) -> None:
+    stats = SqliteStats(path, retention=DAY)
+    await stats.record([event(0)])
+    await stats.close()
+    ask(path, "DROP TABLE requests")
+    ask(path, "PRAGMA user_version = 1001")
+    stats = SqliteStats(path, retention=DAY)
+    assert (await stats.record([event(0), event(1)])).counted == 1
+    await stats.close()
+    assert ask(path, "PRAGMA user_version") == [(2001,)]
+
+
 async def test_a_newer_file_that_it_cannot_use_stops_the_start(path: Path) -> None:
     await SqliteStats(path, retention=DAY).close()
-    ask(path, "PRAGMA user_version = 2002")
+    ask(path, "PRAGMA user_version = 3003")
     with pytest.raises(WrongSetting, match=r"STATS_URL.*newer version"):
         SqliteStats(path, retention=DAY)
 
@@ -264,6 +276,40 @@ async def test_one_call_forgets_a_bounded_share(
         await stats.tidy(NOON + 10 * DAY)
         left += ask(path, "SELECT count(*) FROM visitors")
     assert left == [(70,), (40,), (10,), (0,)]
+
+
+async def test_requests_are_known_again_when_it_is_opened_again(path: Path, clock: Clock) -> None:
+    for number, retries in enumerate((0, 1, 1)):
+        stats = SqliteStats(path, retention=DAY, clock=clock)
+        assert (await stats.record([requested(number, "r1")])).retries == retries
+        await stats.close()
+        clock.now += timedelta(minutes=4)
+    stats = SqliteStats(path, retention=DAY, clock=clock)
+    assert (await stats.record([requested(3, "r1")])).counted == 1, "12 minutes later"
+    await stats.close()
+
+
+async def test_requests_past_their_window_are_forgotten_in_memory_and_in_the_file(
+    stats: SqliteStats, path: Path, clock: Clock
+) -> None:
+    await stats.record([requested(seq, f"r{seq}") for seq in range(100)])
+    clock.now += timedelta(minutes=10)
+    await stats.record([requested(100, "r100")])
+    assert len(stats._requests._known) == 1
+    await stats.tidy(clock.now)
+    assert ask(path, "SELECT length(ids) FROM requests") == [(8,)]
+
+
+async def test_a_request_whose_batch_failed_is_not_remembered(stats: SqliteStats, path: Path) -> None:
+    ask(path, "CREATE TRIGGER no BEFORE INSERT ON quarters BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(StoreUnavailable):
+        await stats.record([requested(0, "r1")])
+    ask(path, "DROP TRIGGER no")
+    assert (await stats.record([requested(0, "r1")])).counted == 1
+
+
+def requested(seq: int, request: str) -> AccessEvent:
+    return AccessEvent(EventId("epoch", seq), "cat", NOON, request_id=request)
 
 
 # ---- what it costs

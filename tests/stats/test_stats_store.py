@@ -1,5 +1,6 @@
 """What every store of counts promises."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.backends.redis import Redis
 from urlshortener.events.event import AccessEvent, EventId
-from urlshortener.stats.access import microseconds
+from urlshortener.stats.access import RequestMemory, microseconds
 from urlshortener.stats.redis import RedisStats
 from urlshortener.stats.redis_connection import RedisConnection, RedisServer
 from urlshortener.stats.sqlite import SqliteStats
@@ -34,15 +35,15 @@ async def stats(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await store.close()
 
 
-def _sqlite(folder: Path) -> SqliteStats:
-    return SqliteStats(folder / "stats.db", retention=RETENTION)
+def _sqlite(folder: Path, requests: RequestMemory = RequestMemory()) -> SqliteStats:  # noqa: B008
+    return SqliteStats(folder / "stats.db", retention=RETENTION, requests=requests)
 
 
-def _redis(request: pytest.FixtureRequest) -> RedisStats:
+def _redis(request: pytest.FixtureRequest, requests: RequestMemory = RequestMemory()) -> RedisStats:  # noqa: B008
     server: Redis = request.getfixturevalue("redis_server")
     database: int = request.getfixturevalue("redis_database")
     place = RedisServer(server.host, server.port, server.password, database=database)
-    return RedisStats(RedisConnection(place), retention=RETENTION)
+    return RedisStats(RedisConnection(place), retention=RETENTION, requests=requests)
 
 
 def event(
@@ -53,9 +54,11 @@ def event(
     epoch: str = "epoch",
     user_agent: str | None = CHROME,
     visitor: str | None = None,
+    request: str | None = None,
 ) -> AccessEvent:
     """An event with a number in an epoch, or with a foreign publisher's id."""
-    return AccessEvent(seq if isinstance(seq, str) else EventId(epoch, seq), code, at, user_agent, visitor=visitor)
+    event_id = seq if isinstance(seq, str) else EventId(epoch, seq)
+    return AccessEvent(event_id, code, at, user_agent, visitor=visitor, request_id=request)
 
 
 async def record(stats: StatsStore, *events: AccessEvent) -> tuple[int, int]:
@@ -153,6 +156,84 @@ async def test_a_batch_that_fails_leaves_nothing(stats: StatsStore) -> None:
     assert await record(stats, event(0, "new"), event("foreign", "new")) == (2, 0)
 
 
+# ---- a click that a proxy tried at two shorteners
+
+
+async def test_a_second_try_of_a_proxy_is_not_counted(stats: StatsStore) -> None:
+    assert await record(stats, event(0, epoch="dying", request="r1", visitor="ann")) == (1, 0)
+    retry = event(0, epoch="living", request="r1", at=NOON + SECOND, visitor="bob")
+    recorded = await stats.record([retry, event(1, epoch="living", request="r2")])
+    assert (recorded.counted, recorded.duplicates, recorded.retries) == (1, 0, 1)
+    assert (await counted(stats), await visitors(stats)) == (2, 1)
+
+
+async def test_a_redelivery_of_a_try_or_a_retry_is_a_duplicate(stats: StatsStore) -> None:
+    both = [event(0, epoch="dying", request="r1"), event(0, epoch="living", request="r1")]
+    assert (await stats.record(both)).retries == 1
+    for again in (both, both[:1], both[1:], both[::-1]):
+        assert await record(stats, *again) == (0, len(again))
+    assert await counted(stats) == 1
+
+
+async def test_a_try_may_come_long_after_its_retry(stats: StatsStore) -> None:
+    """Out of the spool of a process that died: the times of the events are near, whenever they come."""
+    await stats.record([event(0, epoch="living", request="r1")])
+    await stats.record([event(seq, at=NOON + timedelta(minutes=5), request=f"other {seq}") for seq in range(10)])
+    assert (await stats.record([event(0, epoch="dying", at=NOON - 3 * SECOND, request="r1")])).retries == 1
+
+
+async def test_one_request_suppresses_no_click_on_another_code(stats: StatsStore) -> None:
+    await record(stats, event(0, "cat", request="r1"), event(1, "dog", request="r1"))
+    assert (await counted(stats, "cat"), await counted(stats, "dog")) == (1, 1)
+
+
+async def test_a_foreign_event_may_have_a_request_too(stats: StatsStore) -> None:
+    recorded = await stats.record([event("a", request="r1"), event("b", request="r1"), event(0, request="r1")])
+    assert (recorded.counted, recorded.retries) == (1, 2)
+
+
+@pytest.mark.parametrize("seconds", range(0, 300, 25))
+async def test_a_retry_is_known_wherever_between_the_two_a_minute_ends(stats: StatsStore, seconds: int) -> None:
+    at = NOON + seconds * SECOND
+    for late in (1, 29):
+        one, two = f"{late}-{seconds}", f"{late}+{seconds}"
+        await stats.record([event(0, epoch=one, at=at, request=one), event(1, epoch=one, at=at, request=two)])
+        late_and_early = [
+            event(2, epoch=one, at=at + late * SECOND, request=one),
+            event(3, epoch=one, at=at - late * SECOND, request=two),
+        ]
+        assert (await stats.record(late_and_early)).retries == 2
+
+
+async def test_when_there_is_no_room_for_a_request_its_event_is_counted_all_the_same(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    small = RequestMemory(most=3)
+    for stats in (_sqlite(tmp_path, small), _redis(request, small)):
+        recorded = await stats.record([event(seq, request=f"r{seq}") for seq in range(3)])
+        assert (recorded.counted, recorded.unremembered) == (3, 0)
+        recorded = await stats.record([event(3, request="r3"), event(4, request="r1")])
+        assert (recorded.counted, recorded.retries, recorded.unremembered) == (1, 1, 1)
+        await stats.close()
+
+
+async def test_without_a_window_no_request_is_remembered(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    never = RequestMemory(window=timedelta(0))
+    for stats in (_sqlite(tmp_path, never), _redis(request, never)):
+        assert await record(stats, event(0, request="r"), event(1, request="r")) == (2, 0)
+        await stats.close()
+
+
+async def test_after_the_window_a_request_is_forgotten(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    short = RequestMemory(window=timedelta(seconds=1))
+    for stats in (_sqlite(tmp_path, short), _redis(request, short)):
+        await stats.record([event(0, request="r")])
+        assert (await stats.record([event(1, request="r")])).retries == 1
+        await asyncio.sleep(1.1)
+        assert await record(stats, event(2, request="r")) == (1, 0)
+        await stats.close()
+
+
 EXAMPLE = count()  # so that no two examples share an epoch or a code
 
 
@@ -163,6 +244,7 @@ EXAMPLE = count()  # so that no two examples share an epoch or a code
             st.tuples(
                 st.sampled_from(["one", "two", "foreign"]),
                 st.integers(0, 12) | st.sampled_from([4095, 4096, 65_535, 65_536]),
+                st.none() | st.integers(0, 3),
             ),
             max_size=25,
         ),
@@ -171,26 +253,42 @@ EXAMPLE = count()  # so that no two examples share an epoch or a code
     shuffle=st.randoms(use_true_random=False),
 )
 async def test_counts_are_those_of_a_set(
-    stats: StatsStore, deliveries: list[list[tuple[str, int]]], shuffle: Random
+    stats: StatsStore, deliveries: list[list[tuple[str, int, int | None]]], shuffle: Random
 ) -> None:
-    """Whatever the order, the split, the repetition and the mixture of epochs."""
+    """Whatever the order, the split, the repetition, the mixture of epochs and the retries of proxies."""
     example = f"e{next(EXAMPLE)}-"
-    known: set[tuple[str, int]] = set()
-    again = [identity for delivery in deliveries for identity in delivery]
+    requests: dict[tuple[str, int], int | None] = {}  # an event has the request it was first made with
+    for epoch, seq, request in (one for delivery in deliveries for one in delivery):
+        requests.setdefault((epoch, seq), request)
+    again = [one for delivery in deliveries for one in delivery]
     shuffle.shuffle(again)
+    known: set[tuple[str, int]] = set()
     for delivery in [*deliveries, again]:
-        fresh = set(delivery) - known
+        identities = [(epoch, seq) for epoch, seq, _ in delivery]
+        clicks_before = _clicks(known, requests)
+        fresh = set(identities) - known
         known |= fresh
-        batch = [_of_identity(example, *identity) for identity in delivery]
-        assert await record(stats, *batch) == (len(fresh), len(delivery) - len(fresh))
-    by_code = Counter(_of_identity(example, *identity).code for identity in known)
+        clicks = _clicks(known, requests)
+        recorded = await stats.record([_made(example, *one, requests[one]) for one in identities])
+        assert recorded.counted == len(clicks) - len(clicks_before)
+        assert recorded.duplicates == len(identities) - len(fresh)
+        assert recorded.retries == len(fresh) - recorded.counted
+    by_code = Counter(code for code, _ in _clicks(known, requests))
     for code, expected in by_code.items():
-        assert await counted(stats, code) == expected
+        assert await counted(stats, f"{example}{code}") == expected
 
 
-def _of_identity(example: str, epoch: str, seq: int) -> AccessEvent:
+def _clicks(known: set[tuple[str, int]], requests: dict[tuple[str, int], int | None]) -> set[tuple[int, object]]:
+    """What the known events come to: an access for each pair of code and request, and for each event without one."""
+    return {(seq % 3, one if (request := requests[one]) is None else request) for one in known for seq in one[1:]}
+
+
+def _made(example: str, epoch: str, seq: int, request: int | None) -> AccessEvent:
     code = f"{example}{seq % 3}"
-    return event(f"{example}{seq}", code) if epoch == "foreign" else event(seq, code, epoch=example + epoch)
+    told = None if request is None else f"{example}{request}"
+    if epoch == "foreign":
+        return event(f"{example}{seq}", code, request=told)
+    return event(seq, code, epoch=example + epoch, request=told)
 
 
 # ---- what is counted

@@ -24,7 +24,8 @@ class AccessEvent:
     """Someone followed a link: all that one service ever tells the other.
 
     `id` is the EventId, or the event_id of a foreign publisher that numbers nothing (then it is remembered
-    for a day). The address is cut and the visitor hashed before an event is made.
+    for a day). The address is cut and the visitor hashed before an event is made. `request_id` is the edge's own id of
+    the visitor's request: a proxy that asks a second shortener because the first one died asks with the same.
     """
 
     id: EventId | str
@@ -34,6 +35,7 @@ class AccessEvent:
     ip_address: str | None = None
     referer: str | None = None
     visitor: str | None = None
+    request_id: str | None = None
 
 
 class NotAnEvent(ValueError):
@@ -46,7 +48,10 @@ _LONGEST_REFERER = 1024
 _LARGEST_BODY_BYTES = 8 * 1024 * 1024
 _FIRST_YEAR, _LAST_YEAR = 1970, 2099  # what every store can keep; beyond, a clock is broken
 
+REQUEST_ID = r"\A[\x21-\x2b\x2d-\x7e]{1,64}\Z"  # printable, and no comma: two headers joined into one are no id
+
 _Printable = Annotated[str, msgspec.Meta(pattern=r"\A[\x20-\x7e]{1,64}\Z")]
+_RequestId = Annotated[str, msgspec.Meta(pattern=REQUEST_ID)]
 _Word = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]  # as many as every store can tell apart
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -64,6 +69,7 @@ class _Written(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     visitor: str | None = None
     epoch: _Word | None = None
     seq: _Number | None = None
+    request_id: _RequestId | msgspec.UnsetType | None = msgspec.UNSET  # left out where there is none
 
 
 _json = msgspec.json.Encoder()
@@ -79,6 +85,7 @@ def encode(  # noqa: PLR0917 (called for every redirect: names would cost as muc
     ip_address: str | None,
     referer: str | None,
     visitor: str | None,
+    request_id: str | None = None,
 ) -> bytes:
     """One compact JSON object, as the contract has it; headers may hold anything and are cut to their length."""
     written = _Written(
@@ -91,6 +98,7 @@ def encode(  # noqa: PLR0917 (called for every redirect: names would cost as muc
         visitor=visitor,
         epoch=epoch,
         seq=seq,
+        request_id=request_id or msgspec.UNSET,
     )
     try:
         return _json.encode(written)
@@ -140,6 +148,7 @@ def _event(written: _Written) -> AccessEvent:
         written.ip_address,
         referer and referer[:_LONGEST_REFERER],
         written.visitor,
+        written.request_id or None,
     )
 
 

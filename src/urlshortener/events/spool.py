@@ -103,6 +103,7 @@ class Spool:
         ip_address: str | None,
         referer: str | None,
         visitor: str | None,
+        request_id: str | None = None,
     ) -> "asyncio.Future[None]":
         """Give the access the next number of the epoch; the future is done once it is in the file.
 
@@ -118,7 +119,9 @@ class Spool:
         seq = self._next_seq
         self._next_seq = seq + 1
         event_id = self._event_id.of(seq)
-        self._turn.append(encode(self.epoch, seq, event_id, code, at, user_agent, ip_address, referer, visitor))
+        self._turn.append(
+            encode(self.epoch, seq, event_id, code, at, user_agent, ip_address, referer, visitor, request_id)
+        )
         return self._written
 
     def _write_turn(self) -> None:

@@ -13,6 +13,7 @@ from urlshortener.events.channel import EventSource
 from urlshortener.events.spool import Spool
 from urlshortener.links.store import LinkStore
 from urlshortener.settings import Address, Settings
+from urlshortener.stats.access import RequestMemory
 from urlshortener.stats.store import StatsStore
 
 if TYPE_CHECKING:
@@ -66,13 +67,14 @@ def _postgresql(address: Address) -> "postgresql.Servers":
 def open_stats(settings: Settings) -> StatsStore:
     """The store of counts; connects when it is first asked."""
     address, retention = settings.stats_url, settings.series_retention
+    requests = RequestMemory(settings.request_id_window, settings.request_ids_max)
     match address.scheme:
         case "sqlite":
             from urlshortener.stats import sqlite  # noqa: PLC0415
 
-            return sqlite.SqliteStats(_file(address, "STATS_URL"), retention=retention)
+            return sqlite.SqliteStats(_file(address, "STATS_URL"), retention=retention, requests=requests)
         case _:
-            return _redis_stats(address, retention)
+            return _redis_stats(address, retention, requests)
 
 
 def open_source(settings: Settings, spool: Spool | None) -> EventSource:
@@ -113,7 +115,7 @@ def _file(address: Address, name: str) -> Path:
     return Path(address.path)
 
 
-def _redis_stats(address: Address, retention: timedelta) -> StatsStore:
+def _redis_stats(address: Address, retention: timedelta, requests: RequestMemory) -> StatsStore:
     from urlshortener.stats import redis, redis_connection  # noqa: PLC0415
 
     master, _, database = address.path.rpartition("/")
@@ -126,7 +128,7 @@ def _redis_stats(address: Address, retention: timedelta) -> StatsStore:
         where = redis_connection.RedisServer(host, port, address.password, address.user, number)
     else:
         where = redis_connection.Sentinels(address.hosts, master, address.password, address.user, number)
-    return redis.RedisStats(redis_connection.RedisConnection(where), retention=retention)
+    return redis.RedisStats(redis_connection.RedisConnection(where), retention=retention, requests=requests)
 
 
 def _broker(settings: Settings) -> "amqp.Broker":

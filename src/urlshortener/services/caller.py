@@ -10,11 +10,14 @@ from fastapi import Depends
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import Scope
 
+from urlshortener.events.event import REQUEST_ID
 from urlshortener.services.http import InvalidHost, Unauthorized
 
 Network = IPv4Network | IPv6Network
 
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", re.ASCII)
+
+_REQUEST_ID = re.compile(REQUEST_ID)
 
 
 class Proxies:
@@ -44,6 +47,14 @@ class Proxies:
         peer = scope.get("client")
         address = _parsed(peer[0]) if peer else None
         return address is not None and self._trusts(address)
+
+    def request_id(self, scope: Scope, name: bytes) -> str | None:
+        """The edge's own id of the request, in the header of that name; None where there is none to believe.
+
+        From anybody but a trusted proxy it is not believed: one who sends the same id twice would be counted once.
+        """
+        given = header(scope, name)
+        return given if given and _REQUEST_ID.match(given) and self.sent(scope) else None
 
     def origin(self, scope: Scope) -> str:
         """Scheme and host that were asked, as `https://s.example`; InvalidHost where the host could not be one."""

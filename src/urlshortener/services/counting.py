@@ -16,7 +16,9 @@ from urlshortener.telemetry import (
     EVENT_AGE_SECONDS,
     EVENTS_COUNTED,
     EVENTS_DUPLICATE,
+    EVENTS_RETRIED,
     LOG,
+    REQUESTS_UNREMEMBERED,
     STATS_AVAILABLE,
 )
 
@@ -98,6 +100,8 @@ class Counting:
         batch = await self._recorded(deliveries)
         EVENTS_COUNTED.inc(batch.recorded.counted)
         EVENTS_DUPLICATE.inc(batch.recorded.duplicates)
+        EVENTS_RETRIED.inc(batch.recorded.retries)
+        REQUESTS_UNREMEMBERED.inc(batch.recorded.unremembered)
         now = self._now()
         for event in _events(deliveries):
             EVENT_AGE_SECONDS.observe((now - event.at).total_seconds())

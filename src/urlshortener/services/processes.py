@@ -111,6 +111,7 @@ class _Process:
             admin_token=settings.admin_token,
             trusted_proxies=settings.trusted_proxies,
             referrer_policy=settings.referrer_policy,
+            request_id_header=settings.request_id_header,
         )
         self._open("shortener-service", app, "shortener")
 

@@ -43,6 +43,7 @@ class Redirects:
         proxies: Proxies,
         *,
         referrer_policy: str,
+        request_id_header: str,
         now: Callable[[], datetime],
     ) -> None:
         self._directory = directory
@@ -50,6 +51,7 @@ class Redirects:
         self._visitors = visitors
         self._proxies = proxies
         self._referrer_policy = referrer_policy
+        self._request_id_header = request_id_header.lower().encode("ascii")
         self._now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,4 +90,5 @@ class Redirects:
             self._visitors.address(address),
             header(scope, b"referer")[:_MOST_REFERER] or None,
             self._visitors.visitor(address, user_agent, at),
+            self._proxies.request_id(scope, self._request_id_header),
         )

@@ -293,6 +293,7 @@ def shortener_app(
     admin_token: str = "",
     trusted_proxies: Sequence[Network] = (),
     referrer_policy: str = "",
+    request_id_header: str = "X-Edge-Request-Id",
 ) -> ASGIApp:
     """All that is served on the shortener's main port."""
     proxies = Proxies(trusted_proxies)
@@ -302,7 +303,15 @@ def shortener_app(
     shown = [NewLink, NewAddress, LinkChange, ShownLink, LinkPage]
     door.add_documents(app, openapi.document(app, _TITLE, _WORDS, shown, {"/{code}": _REDIRECT_PATH}))
     door.add_front_page(app, SERVICE_NAME, _TITLE, "A short code for a long address.")
-    redirects = Redirects(directory, spool, visitors, proxies, referrer_policy=referrer_policy, now=now)
+    redirects = Redirects(
+        directory,
+        spool,
+        visitors,
+        proxies,
+        referrer_policy=referrer_policy,
+        request_id_header=request_id_header,
+        now=now,
+    )
     app.router.routes.append(Route("/{code}", redirects, methods=["GET", "HEAD"]))  # last: any word matches
     return Measured(app, SERVICE_NAME)
 

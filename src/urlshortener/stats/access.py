@@ -1,5 +1,6 @@
 """What is counted of an access event: who it is, which link, when, and by whom."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from urlshortener.stats.bots import is_bot
 QUARTER_SECONDS = 900
 DAY_SECONDS = 86_400
 VISITOR_BYTES = 8
+REQUEST_BYTES = 8  # with two million of them remembered, one click in 10^13 is taken for another's retry
 
 # How long a store remembers what it counted, and when a day's visitors become a number. Spools send nothing
 # that is older than 7 days, so a day that ended 8 days ago has all its visitors, and 14 days of memory outlast
@@ -30,6 +32,7 @@ class Access(NamedTuple):
     at_us: int  # microseconds since 1970
     bot: bool
     visitor: bytes | None  # VISITOR_BYTES, equal for equal visitors of one day
+    request: bytes | None  # REQUEST_BYTES, equal for equal requests of one code
 
     @property
     def quarter(self) -> int:
@@ -42,8 +45,34 @@ class Access(NamedTuple):
         return self.at_us // (DAY_SECONDS * 1_000_000)
 
 
+@dataclass(frozen=True, slots=True)
+class RequestMemory:
+    """How long, and how many, requests are remembered, so that a click that a proxy tried twice is counted once."""
+
+    window: timedelta = timedelta(minutes=10)  # longer than a crash loop's pauses: a dead process' spool may come late
+    most: int = 2_000_000  # within one window
+
+    @property
+    def seconds(self) -> int:
+        return int(self.window.total_seconds())
+
+
 def access_of(event: AccessEvent) -> Access:
-    return Access(event.id, event.code, microseconds(event.at), is_bot(event.user_agent), _visitor(event.visitor))
+    return Access(
+        event.id,
+        event.code,
+        microseconds(event.at),
+        is_bot(event.user_agent),
+        _visitor(event.visitor),
+        _request(event.request_id, event.code),
+    )
+
+
+def _request(request_id: str | None, code: str) -> bytes | None:
+    if request_id is None:
+        return None
+    # Of the code too: whatever an edge sends, one request leads to one code, and never suppresses another's click.
+    return blake2b(f"{code} {request_id}".encode(), digest_size=REQUEST_BYTES).digest()
 
 
 def _visitor(visitor: str | None) -> bytes | None:

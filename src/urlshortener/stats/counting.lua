@@ -1,8 +1,9 @@
-#!lua name=shortener_counting_v1
+#!lua name=shortener_counting_v2
 
 -- How accesses are counted: one call for each batch, atomic on every node and in every prefix of the replication
 -- stream. The version is part of the library's and of each function's name, so that old and new processes live side
--- by side: whoever changes what is written below raises it everywhere in this file.
+-- by side: whoever changes what is written below raises it everywhere in this file. v2 only added us:x to what v1
+-- wrote: both count on the same keys, and only v2 sees a retry.
 --
 -- All keys begin with `us:` and are made up in here, undeclared: the batch alone tells which they are. That is sound
 -- where one server holds them all (a single Redis, or Sentinel's one keyspace); on Redis Cluster it would not be.
@@ -15,6 +16,9 @@
 --   us:e:<epoch>         hash         block -> full or partial: which blocks of numbers the epoch has used
 --   us:b:<epoch>:<block> bitmap       which numbers of a partial block are counted
 --   us:i:<event id>      string       a foreign event that was counted within a day
+--   us:x:<slot>:<shard>  set          requests that were counted, by the time of their event: a dozen bytes each, made
+--                                     of the request's id and the code
+--   us:x:<period>        integer      how many were put there in this period of the server's clock, one window long
 --   us:beat              integer      grows with every batch: one of nothing but duplicates must write as well, or
 --                                     WAIT after it would have no offset to wait for
 --
@@ -33,8 +37,12 @@ local SPAN_DAYS = 32 -- a month that needs no calendar
 local LARGEST = 2 ^ 48
 local LATEST_MICROSECONDS = 2 ^ 52
 local SLICE = 1000 -- Lua's stack bounds how many arguments one command may have
--- A row: number of the epoch (0: none), sequence or event id, code, microseconds, bot (0 or 1), visitor ("": none)
-local ROW = 6
+local REQUEST_SLOT_MICROSECONDS = 120 * 1000000
+local REQUEST_NEAR_MICROSECONDS = 30 * 1000000 -- a proxy tries again at once: more lies between them by no clock
+local REQUEST_SHARDS = 64 -- a set that is forgotten at once stays small
+-- A row: number of the epoch (0: none), sequence or event id, code, microseconds, bot (0 or 1), visitor ("": none),
+-- request ("": none)
+local ROW = 7
 
 local function is_text(value)
     return type(value) == 'string' and value ~= ''
@@ -52,7 +60,7 @@ local function is_row(rows, i, epochs)
         identified = is_whole(rows[i], epochs + 1) and is_whole(rows[i + 1], LARGEST)
     end
     return identified and is_text(rows[i + 2]) and is_whole(rows[i + 3], LATEST_MICROSECONDS)
-        and is_whole(rows[i + 4], 2) and type(rows[i + 5]) == 'string'
+        and is_whole(rows[i + 4], 2) and type(rows[i + 5]) == 'string' and type(rows[i + 6]) == 'string'
 end
 
 -- Nothing undoes what a function wrote before it failed: so every argument is looked at before the first write.
@@ -60,7 +68,7 @@ local function is_batch(batch)
     if type(batch) ~= 'table' then
         return false
     end
-    local epochs, rows, retention_seconds = batch[1], batch[2], batch[3]
+    local epochs, rows = batch[1], batch[2]
     if type(epochs) ~= 'table' or type(rows) ~= 'table' or #rows % ROW ~= 0 then
         return false
     end
@@ -74,7 +82,7 @@ local function is_batch(batch)
             return false
         end
     end
-    return is_whole(retention_seconds, LARGEST)
+    return is_whole(batch[3], LARGEST) and is_whole(batch[4], LARGEST) and is_whole(batch[5], LARGEST)
 end
 
 local function in_slices(list, size, use)
@@ -156,6 +164,85 @@ local function new_rows(epochs, rows)
         end
     end
     return new
+end
+
+local function request_key(slot, request)
+    return 'us:x:' .. slot .. ':' .. string.byte(request, -1) % REQUEST_SHARDS
+end
+
+local function listed(lists, key, value)
+    local list = lists[key]
+    if list then
+        list[#list + 1] = value
+    else
+        lists[key] = { value }
+    end
+end
+
+-- Which of the rows' requests were counted before. By the time of the event, because a try and its retry are never far
+-- apart on the clock, however late one of them gets here.
+local function known_requests(rows, new)
+    local asked, known = {}, {}
+    for _, i in ipairs(new) do
+        local at, request = rows[i + 3], rows[i + 6]
+        if request ~= '' then
+            local slot, into = math.floor(at / REQUEST_SLOT_MICROSECONDS), at % REQUEST_SLOT_MICROSECONDS
+            listed(asked, request_key(slot, request), request)
+            if into < REQUEST_NEAR_MICROSECONDS then
+                listed(asked, request_key(slot - 1, request), request)
+            elseif into >= REQUEST_SLOT_MICROSECONDS - REQUEST_NEAR_MICROSECONDS then
+                listed(asked, request_key(slot + 1, request), request)
+            end
+        end
+    end
+    for key, requests in pairs(asked) do
+        in_slices(requests, SLICE, function(first, ...)
+            for j, is_known in ipairs(redis.call('SMISMEMBER', key, ...)) do
+                if is_known == 1 then
+                    known[requests[first + j - 1]] = true
+                end
+            end
+        end)
+    end
+    return known
+end
+
+-- Remember requests for the window, as many as there is room for; returns for how many there was none.
+local function remember_requests(by_key, how_many, now, window_seconds, most)
+    if how_many == 0 then
+        return 0
+    end
+    local period = 'us:x:' .. math.floor(now / window_seconds)
+    if redis.call('INCRBY', period, how_many) > most then
+        redis.call('DECRBY', period, how_many)
+        return how_many
+    end
+    redis.call('EXPIRE', period, window_seconds)
+    for key, requests in pairs(by_key) do
+        in_slices(requests, SLICE, function(_, ...)
+            redis.call('SADD', key, ...)
+        end)
+        redis.call('EXPIRE', key, window_seconds)
+    end
+    return 0
+end
+
+-- The rows that are no second try of a proxy, and for how many of them there was no room to be remembered.
+local function first_tries(rows, new, now, window_seconds, most)
+    local known = known_requests(rows, new)
+    local first, by_key, how_many = {}, {}, 0
+    for _, i in ipairs(new) do
+        local request = rows[i + 6]
+        if request == '' then
+            first[#first + 1] = i
+        elseif not known[request] then
+            first[#first + 1] = i
+            known[request] = true
+            how_many = how_many + 1
+            listed(by_key, request_key(math.floor(rows[i + 3] / REQUEST_SLOT_MICROSECONDS), request), request)
+        end
+    end
+    return first, remember_requests(by_key, how_many, now, window_seconds, most)
 end
 
 -- What a batch adds to each code: written at once, whether it is one access or hundreds.
@@ -293,22 +380,26 @@ local function write_records(codes, tallies, today)
     end)
 end
 
--- count(batch): the msgpack of [epochs, rows, seconds that quarters are kept] -> [counted now, counted before]
+-- count(batch): the msgpack of [epochs, rows, seconds that quarters are kept, seconds that requests are remembered,
+-- how many of them] -> [counted now, counted before, second tries of a proxy, requests that were not remembered]
+-- A number's bit is set first: so a retry that is delivered again is a duplicate like any other.
 local function count(_, arguments)
     local readable, batch = pcall(cmsgpack.unpack, arguments[1])
     if not readable or not is_batch(batch) then
         return redis.error_reply('ERR this is not a batch of accesses')
     end
     local epochs, rows, retention_seconds = batch[1], batch[2], batch[3]
+    local now = tonumber(redis.call('TIME')[1])
     local new = new_rows(epochs, rows)
-    local codes, tallies = tallies_of(rows, new)
+    local first, unremembered = first_tries(rows, new, now, batch[4], batch[5])
+    local codes, tallies = tallies_of(rows, first)
     write_counts(codes, tallies)
-    write_records(codes, tallies, math.floor(redis.call('TIME')[1] / 86400))
+    write_records(codes, tallies, math.floor(now / 86400))
     for _, code in ipairs(codes) do
         write_quarters(code, tallies[code].days, retention_seconds)
     end
     redis.call('INCR', 'us:beat')
-    return { #new, #rows / ROW - #new }
+    return { #first, #rows / ROW - #new, #new - #first, unremembered }
 end
 
 -- top(offset, limit) -> [how many codes there are, code, minus its count, its record, code, …]
@@ -344,6 +435,6 @@ local function quarters(_, arguments)
     return answer
 end
 
-redis.register_function('shortener_count_v1', count)
-redis.register_function { function_name = 'shortener_top_v1', callback = top, flags = { 'no-writes' } }
-redis.register_function { function_name = 'shortener_quarters_v1', callback = quarters, flags = { 'no-writes' } }
+redis.register_function('shortener_count_v2', count)
+redis.register_function { function_name = 'shortener_top_v2', callback = top, flags = { 'no-writes' } }
+redis.register_function { function_name = 'shortener_quarters_v2', callback = quarters, flags = { 'no-writes' } }

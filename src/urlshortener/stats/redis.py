@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from urlshortener.events.event import AccessEvent, EventId
-from urlshortener.stats.access import Access, access_of, instant, quarters_between
+from urlshortener.stats.access import Access, RequestMemory, access_of, instant, quarters_between
 from urlshortener.stats.redis_connection import FunctionMissing, Line, RedisConnection, Reply, Sentinels
 from urlshortener.stats.store import LinkStats, Recorded, StatsPage
 from urlshortener.telemetry import LOG
@@ -18,6 +18,7 @@ _VERSION = _LIBRARY.partition("\n")[0].rpartition("_")[2]
 _WAIT_MILLISECONDS = 300
 _GRACE_SECONDS = 3.0
 _QUARTERS_OF_A_DAY = 96
+_REQUESTS = RequestMemory()
 _SPAN_DAYS = 32  # as in counting.lua
 
 
@@ -32,10 +33,16 @@ class RedisStats:
     """
 
     def __init__(
-        self, connection: RedisConnection, *, retention: timedelta, replicas_to_wait_for: int | None = None
+        self,
+        connection: RedisConnection,
+        *,
+        retention: timedelta,
+        requests: RequestMemory = _REQUESTS,
+        replicas_to_wait_for: int | None = None,
     ) -> None:
         self._connection = connection
         self._retention_seconds = int(retention.total_seconds())
+        self._requests = requests
         self._replicas_to_wait_for = replicas_to_wait_for
         self._said_that_it_is_alone = False
 
@@ -49,7 +56,7 @@ class RedisStats:
         return self._connection.generation
 
     async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
-        packed = _packed([access_of(event) for event in batch], self._retention_seconds)
+        packed = _packed([access_of(event) for event in batch], self._retention_seconds, self._requests)
         try:
             return await self._count(packed)
         except FunctionMissing:
@@ -60,10 +67,17 @@ class RedisStats:
         async with self._connection.writing() as line:
             await line.ask_for_replicas()
             wanted = self._replicas_wanted(line)
-            (counted, duplicates), acknowledged = await line.ask(
+            (counted, duplicates, retries, unremembered), acknowledged = await line.ask(
                 ("FCALL", f"shortener_count_{_VERSION}", 0, packed), ("WAIT", wanted, _WAIT_MILLISECONDS)
             )
-            return Recorded(counted, duplicates, replicated=acknowledged >= wanted, generation=line.generation)
+            return Recorded(
+                counted,
+                duplicates,
+                retries,
+                unremembered,
+                replicated=acknowledged >= wanted,
+                generation=line.generation,
+            )
 
     def _replicas_wanted(self, line: Line) -> int:
         there = line.replicas
@@ -119,7 +133,7 @@ def _span(quarter: int) -> int:
     return quarter // _QUARTERS_OF_A_DAY // _SPAN_DAYS
 
 
-def _packed(accesses: Sequence[Access], retention_seconds: int) -> bytes:
+def _packed(accesses: Sequence[Access], retention_seconds: int, requests: RequestMemory) -> bytes:
     """The argument of the counting function; counting.lua says what stands where."""
     epochs: dict[str, int] = {}
     rows: list[str | int] = []
@@ -129,7 +143,9 @@ def _packed(accesses: Sequence[Access], retention_seconds: int) -> bytes:
         else:
             rows += 0, access.id
         rows += access.code, access.at_us, int(access.bot), access.visitor.hex() if access.visitor else ""
-    return msgspec.msgpack.encode([list(epochs), rows, retention_seconds])
+        # As text, because the server's msgpack reads no bytes.
+        rows.append(access.request.decode("latin-1") if access.request and requests.seconds else "")
+    return msgspec.msgpack.encode([list(epochs), rows, retention_seconds, requests.seconds, requests.most])
 
 
 def _link_stats(code: str, score: bytes, record: bytes) -> LinkStats:

@@ -10,21 +10,21 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-import msgspec
-
 from urlshortener.errors import StoreUnavailable, WrongSetting
-from urlshortener.events.event import AccessEvent, EventId
+from urlshortener.events.event import AccessEvent
 from urlshortener.stats.access import (
     DAYS_OPEN,
     EPOCHS_KEPT,
     FOREIGN_IDS_KEPT,
     Access,
+    RequestMemory,
     access_of,
     day_of,
     instant,
     microseconds,
     quarters_between,
 )
+from urlshortener.stats.sqlite_once import REQUESTS_TABLE, FirstTries, Requests, as_json, fresh_of
 from urlshortener.stats.store import LinkStats, Recorded, StatsPage
 
 Answer = TypeVar("Answer")
@@ -42,7 +42,7 @@ _WRITER_PRAGMAS = (
 
 # user_version is the layout's number, and behind it in three digits the oldest layout whose code can work with it. A
 # later layout that only adds keeps these, so that a rollback finds a file it can use.
-_LAYOUT = 1
+_LAYOUT = 2
 _SCHEMA = """
 BEGIN IMMEDIATE;
 
@@ -77,6 +77,12 @@ INSERT INTO summary VALUES (0, 0);
 CREATE TRIGGER count_links AFTER INSERT ON links BEGIN UPDATE summary SET total = total + 1; END;
 
 PRAGMA user_version = 1001;
+COMMIT;
+"""
+_SECOND_LAYOUT = f"""
+BEGIN IMMEDIATE;
+{REQUESTS_TABLE};
+PRAGMA user_version = 2001;
 COMMIT;
 """
 
@@ -146,11 +152,17 @@ class SqliteStats:
     generation = 0
 
     def __init__(
-        self, path: Path, *, retention: timedelta, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        path: Path,
+        *,
+        retention: timedelta,
+        requests: RequestMemory = RequestMemory(),  # noqa: B008 (a frozen value)
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._retention = retention
         self._clock = clock
         self._writer, self._readers = _open(path)
+        self._requests = Requests(requests, self._writer, microseconds(clock()))
         self._free_readers: SimpleQueue[sqlite3.Connection] = SimpleQueue()
         for reader in self._readers:
             self._free_readers.put(reader)
@@ -158,7 +170,24 @@ class SqliteStats:
         self._reading = ThreadPoolExecutor(_READERS, "stats-reader")
 
     async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
-        return await self._write(lambda connection: _record(connection, batch, self._clock()))
+        return await _within_limit(self._writing, lambda: self._record([access_of(event) for event in batch]))
+
+    def _record(self, accesses: Sequence[Access]) -> Recorded:
+        now_us = microseconds(self._clock())
+        fresh, first = _transaction(self._writer, lambda connection: self._count_once(connection, accesses, now_us))
+        self._requests.committed(first, now_us)
+        retries = len(fresh) - len(first.tries)
+        return Recorded(len(first.tries), len(accesses) - len(fresh), retries, first.unremembered)
+
+    def _count_once(
+        self, connection: sqlite3.Connection, accesses: Sequence[Access], now_us: int
+    ) -> tuple[list[Access], FirstTries]:
+        fresh = fresh_of(connection, accesses, now_us)
+        first = self._requests.first_tries(fresh, now_us)
+        if first.tries:
+            first.write(connection, now_us)
+            _count(connection, first.tries)
+        return fresh, first
 
     async def of(self, code: str) -> LinkStats | None:
         rows = await self._read(_OF, code)
@@ -181,6 +210,7 @@ class SqliteStats:
         await self._in_steps(_forget_quarters, day_of(now - self._retention))
         await self._in_steps(_forget_foreign_ids, microseconds(now - FOREIGN_IDS_KEPT))
         await self._in_steps(_forget_epochs, microseconds(now - EPOCHS_KEPT))
+        await self._write(lambda connection: self._requests.forget(connection, microseconds(now)))
 
     async def ping(self) -> None:
         await self._write(_change_nothing)
@@ -258,6 +288,9 @@ def _agree_on_layout(connection: sqlite3.Connection, path: Path) -> None:
         if connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
             raise WrongSetting(f"STATS_URL: {path} holds something else than counts; name a file of its own.")
         connection.executescript(_SCHEMA)
+        version = 1001
+    if version // 1000 < _LAYOUT:
+        connection.executescript(_SECOND_LAYOUT)
     elif version % 1000 > _LAYOUT:
         raise WrongSetting(f"STATS_URL: {path} was written by a newer version, which this one cannot work with.")
 
@@ -278,21 +311,9 @@ def _transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connect
     return answer
 
 
-def _record(connection: sqlite3.Connection, batch: Sequence[AccessEvent], now: datetime) -> Recorded:
-    accesses = [access_of(event) for event in batch]
-    now_us = microseconds(now)
-    fresh = [
-        *_fresh_by_number(connection, accesses, now_us),
-        *_fresh_by_foreign_id(connection, accesses, now_us),
-    ]
-    if fresh:
-        _count(connection, fresh)
-    return Recorded(counted=len(fresh), duplicates=len(batch) - len(fresh))
-
-
 def _count(connection: sqlite3.Connection, fresh: Sequence[Access]) -> None:
     (first_open_day,) = connection.execute("SELECT first_open_day FROM summary").fetchone()
-    connection.execute(_FILL_FRESH, (_json(list(_rows(fresh, first_open_day))),))
+    connection.execute(_FILL_FRESH, (as_json(list(_rows(fresh, first_open_day))),))
     for statement in _COUNT_FRESH:
         connection.execute(statement)
 
@@ -311,75 +332,6 @@ def _rows(fresh: Iterable[Access], first_open_day: int) -> Iterable[tuple[str, i
 
 def _as_integer(visitor: bytes | None) -> int | None:
     return None if visitor is None else int.from_bytes(visitor, "big", signed=True)
-
-
-# ---- once each
-
-_BLOCK_BITS = 4096  # a short row for each write, and 25 bytes for each 4,096 events that are done with
-_FULL = b"\xff" * (_BLOCK_BITS // 8)
-
-
-def _fresh_by_number(connection: sqlite3.Connection, accesses: Sequence[Access], now_us: int) -> list[Access]:
-    """Those with an EventId whose bit is not set, which this sets."""
-    blocks: dict[tuple[str, int], list[tuple[int, Access]]] = {}
-    for access in accesses:
-        if isinstance(access.id, EventId):
-            block, bit = divmod(access.id.seq, _BLOCK_BITS)
-            blocks.setdefault((access.id.epoch, block), []).append((bit, access))
-    epoch_ids = {epoch: _epoch_id(connection, epoch, now_us) for epoch in {epoch for epoch, _ in blocks}}
-    fresh: list[Access] = []
-    for (epoch, block), numbered in blocks.items():
-        fresh += _fresh_of_block(connection, epoch_ids[epoch], block, numbered)
-    return fresh
-
-
-def _epoch_id(connection: sqlite3.Connection, epoch: str, now_us: int) -> int:
-    connection.execute(
-        "INSERT INTO epochs (epoch, last_us) VALUES (?, ?)"
-        " ON CONFLICT (epoch) DO UPDATE SET last_us = excluded.last_us",
-        (epoch, now_us),
-    )
-    (epoch_id,) = connection.execute("SELECT id FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
-    return int(epoch_id)
-
-
-def _fresh_of_block(
-    connection: sqlite3.Connection, epoch_id: int, block: int, numbered: Sequence[tuple[int, Access]]
-) -> list[Access]:
-    row = connection.execute("SELECT bits FROM blocks WHERE epoch_id = ? AND block = ?", (epoch_id, block)).fetchone()
-    if row == (None,):
-        return []
-    bits = bytearray(row[0] if row else len(_FULL))
-    fresh = []
-    for bit, access in numbered:
-        byte, mask = bit >> 3, 1 << (bit & 7)
-        if not bits[byte] & mask:
-            bits[byte] |= mask
-            fresh.append(access)
-    if fresh:
-        kept = None if bits == _FULL else bytes(bits)
-        connection.execute("REPLACE INTO blocks (epoch_id, block, bits) VALUES (?, ?, ?)", (epoch_id, block, kept))
-    return fresh
-
-
-def _fresh_by_foreign_id(connection: sqlite3.Connection, accesses: Sequence[Access], now_us: int) -> list[Access]:
-    """Those with a publisher's own id that is not remembered, which this remembers."""
-    foreign = {access.id: access for access in accesses if isinstance(access.id, str)}
-    if not foreign:
-        return []
-    known = connection.execute(
-        "SELECT id FROM foreign_ids WHERE id IN (SELECT value FROM json_each(?))", (_json(list(foreign)),)
-    )
-    for (known_id,) in known.fetchall():
-        del foreign[known_id]
-    connection.execute(
-        "INSERT OR IGNORE INTO foreign_ids SELECT value, ? FROM json_each(?)", (now_us, _json(list(foreign)))
-    )
-    return list(foreign.values())
-
-
-def _json(values: list[Any]) -> str:
-    return msgspec.json.encode(values).decode()
 
 
 # ---- showing

@@ -10,10 +10,13 @@ from urlshortener.events.event import AccessEvent
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of a batch: each event was either counted now or had been counted before."""
+    """What became of a batch: each event was either counted now, or had been counted before, or is a retry: its request
+    was counted as another event, because a proxy asked two shorteners."""
 
     counted: int
     duplicates: int
+    retries: int = 0
+    unremembered: int = 0  # of those counted now: there was no room to remember their requests, so a retry counts too
     replicated: bool = True  # False: counted, but a failover in the next moment may undo it: bring it again
     generation: int = 0  # of the store's process that counted it: should that be another one later, bring it again
 
@@ -56,6 +59,8 @@ class StatsStore(Protocol):
 
         StoreUnavailable leaves the outcome open: the caller brings the same events again.
         Epochs are remembered for 14 days after their last event, foreign event ids for 24 hours.
+        Events of one code and one request id, seconds apart, are one access; an id is remembered for a window after it
+        was counted. Which of them is counted is left to chance.
         """
         ...
 

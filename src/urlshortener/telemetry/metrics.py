@@ -67,6 +67,13 @@ DEAD_LETTERS = _counter("dead_letters_total", "Messages set aside because they a
 # stats
 EVENTS_COUNTED = _counter("events_counted_total", "Events counted for the first time.")
 EVENTS_DUPLICATE = _counter("events_duplicate_total", "Events delivered again and not counted again.")
+EVENTS_RETRIED = _counter(
+    "events_retried_total", "Second tries of a proxy for one click, told by the edge's request id and not counted."
+)
+REQUESTS_UNREMEMBERED = _counter(
+    "request_ids_unremembered_total",
+    "Counted events whose request id there was no room for (REQUEST_IDS_MAX): a proxy's retry of them counts too.",
+)
 EVENT_AGE_SECONDS = _histogram(
     "event_age_when_counted_seconds", "Age of an event when it is counted: freshness.", buckets=_LONG_SECONDS
 )
