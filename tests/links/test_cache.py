@@ -1,13 +1,9 @@
-import random
-import string
-import tracemalloc
-from datetime import UTC, datetime
-from uuid import UUID
+"""How long a remembered link is known to be true."""
 
 import pytest
 
-from tests.links.scripted_store import NOON, HandClock, a_link
-from urlshortener.links.cache import LIFE_SECONDS, Cache, Recently, bytes_of
+from tests.links.scripted_store import HandClock, a_link
+from urlshortener.links.cache import LIFE_SECONDS, Cache, Recently
 from urlshortener.links.link import Link
 
 
@@ -31,7 +27,7 @@ def keep(cache: Cache, link: Link, *, from_primary: bool = True) -> bool:
 def held_target(cache: Cache, code: str) -> str:
     held = cache.held(code)
     assert held is not None
-    return held.link.target
+    return held.destination.target
 
 
 def test_a_reading_of_the_primary_stays_fresh_while_changes_are_told_of(cache: Cache, clock: HandClock) -> None:
@@ -81,7 +77,7 @@ def test_an_expired_entry_was_true_until_the_listener_was_lost(cache: Cache, clo
     clock.advance(500)
     held = cache.held("cat")
     assert held is not None
-    assert held.last_true_at() == lost_at
+    assert held.last_true_at == lost_at
 
 
 def test_a_notification_expires_what_is_held_and_keeps_it(cache: Cache) -> None:
@@ -159,62 +155,11 @@ def test_of_two_own_changes_the_newer_is_kept_whichever_is_heard_of_first(cache:
 
 def test_a_link_deleted_here_is_never_served_as_it_was(cache: Cache) -> None:
     keep(cache, a_link("cat"))
-    cache.keep_deletion("cat", NOON)
+    cache.keep_deletion("cat")
     assert cache.known("cat") is None
     held = cache.held("cat")
     assert held is not None
-    assert held.link.is_deleted
-
-
-def test_the_least_recently_used_goes_first(clock: HandClock) -> None:
-    links = [a_link(code) for code in ("ant", "bee", "cat")]
-    cache = Cache(sum(map(bytes_of, links)), clock)
-    for link in links:
-        keep(cache, link)
-    assert cache.known("ant") is not None
-    keep(cache, a_link("dog"))
-    assert [code for code in ("ant", "bee", "cat", "dog") if cache.known(code)] == ["ant", "cat", "dog"]
-
-
-def test_the_cache_stays_below_its_bound_and_its_sum_is_that_of_its_entries(clock: HandClock) -> None:
-    cache = Cache(50_000, clock)
-    chance = random.Random(7)
-    kept: dict[str, Link] = {}
-    for _ in range(2000):
-        code = str(chance.randrange(200))
-        link = a_link(code, "https://example.org/" + "x" * chance.randrange(500))
-        match chance.randrange(4):
-            case 0:
-                cache.forget(code)
-            case 1:
-                cache.changed(code)
-            case _:
-                keep(cache, link)
-                kept[code] = link
-        assert cache.bytes <= 50_000
-    held = [entry.link for code in kept if (entry := cache.held(code))]
-    assert len(held) == len(cache) > 20
-    assert cache.bytes == sum(map(bytes_of, held))
-
-
-def test_the_estimate_of_bytes_is_what_python_takes(clock: HandClock) -> None:
-    chance = random.Random(7)
-    cache = Cache(1 << 40, clock)
-    number = 30_000
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        for second in range(number):
-            code = "".join(chance.choices(string.ascii_letters + string.digits, k=8))
-            at, later = datetime.fromtimestamp(second, UTC), datetime.fromtimestamp(second + 1, UTC)
-            target = "https://example.org/" + "x" * chance.randrange(100)
-            clock.advance(0.001)
-            keep(cache, Link(UUID(int=chance.getrandbits(128)), code, target, at, later))
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    taken = after - before
-    assert 0.9 * taken < cache.bytes < 1.25 * taken
+    assert held.destination.is_over
 
 
 def test_what_happened_recently_is_forgotten_after_a_while_and_bounded(clock: HandClock) -> None:

@@ -70,7 +70,7 @@ async def test_a_link_that_was_followed_is_known_and_nobody_is_asked_again(
     store.primary["cat"] = a_link("cat")
     assert directory.known("cat") is None
     await directory.follow("cat")
-    assert directory.known("cat") == store.primary["cat"]
+    assert directory.known("cat") == store.primary["cat"].destination
     await directory.follow("cat")
     assert len(store.calls) == 1
 
@@ -114,7 +114,7 @@ async def test_a_notification_voids_the_lookup_under_way_and_its_waiters_look_ag
     (await store.heard()).changed("cat")
     let_go.set()
     assert await following == "https://new.example/"
-    assert directory.known("cat") == store.primary["cat"]
+    assert directory.known("cat") == store.primary["cat"].destination
 
 
 async def test_a_notification_voids_an_absence_too(directory: Directory, store: ScriptedStore) -> None:
@@ -166,7 +166,7 @@ async def test_all_codes_of_one_turn_are_one_query(directory: Directory, store: 
     codes = [f"code{number}" for number in range(100)]
     store.primary = {code: a_link(code) for code in codes}
     links = await asyncio.gather(*map(directory.follow, codes))
-    assert [link.code for link in links if link] == codes
+    assert links == [store.primary[code].destination for code in codes]
     assert store.called("find_many_on_replica") == [frozenset(codes)]
     assert store.called("find_many") == []
 
@@ -179,7 +179,7 @@ async def test_a_thousand_visitors_of_one_cold_code_are_one_lookup(directory: Di
         visitors += [asyncio.create_task(directory.follow("cat")) for _ in range(100)]
         await asyncio.sleep(0.001)
     let_go.set()
-    assert set(await asyncio.gather(*visitors)) == {store.primary["cat"]}
+    assert set(await asyncio.gather(*visitors)) == {store.primary["cat"].destination}
     assert len(store.calls) == 1
 
 
@@ -191,13 +191,13 @@ async def test_one_visitor_who_leaves_does_not_disturb_the_others(directory: Dir
     leaves.cancel()
     await asyncio.wait((leaves,))
     let_go.set()
-    assert await stays == store.primary["cat"]
+    assert await stays == store.primary["cat"].destination
 
 
 async def test_a_miss_on_the_replica_is_looked_up_on_the_primary(directory: Directory, store: ScriptedStore) -> None:
     store.replica = {}
     store.primary["cat"] = a_link("cat")
-    assert await directory.follow("cat") == store.primary["cat"]
+    assert await directory.follow("cat") == store.primary["cat"].destination
     assert await directory.follow("unknown") is None
 
 
@@ -212,7 +212,7 @@ async def test_only_a_reading_that_began_after_the_visitor_came_says_there_is_no
     await asyncio.sleep(0)
     let_go.set()
     assert await early is None
-    assert await late == store.primary["cat"]
+    assert await late == store.primary["cat"].destination
 
 
 async def test_a_remembered_miss_spares_the_replica_and_never_answers_by_itself(
@@ -220,7 +220,7 @@ async def test_a_remembered_miss_spares_the_replica_and_never_answers_by_itself(
 ) -> None:
     assert await directory.follow("cat") is None
     store.primary["cat"] = a_link("cat")  # created on another replica: that is not told of
-    assert await directory.follow("cat") == store.primary["cat"]
+    assert await directory.follow("cat") == store.primary["cat"].destination
     assert len(store.called("find_many_on_replica")) == 1
     assert len(store.called("find_many")) == 2
 
@@ -309,7 +309,7 @@ async def test_a_lookup_that_is_late_goes_on_and_refreshes(directory: Directory,
     let_go = store.hold(*READS)
     assert await target_of(directory, "cat") == "https://example.org/"
     let_go.set()
-    await until(lambda: directory.known("cat") == store.primary["cat"])
+    await until(lambda: directory.known("cat") == store.primary["cat"].destination)
 
 
 async def test_while_in_doubt_one_visitor_a_second_finds_out_behind_their_back(
@@ -428,7 +428,7 @@ async def test_loading_ends_with_the_last_link(clock: HandClock) -> None:
 async def test_loading_stops_when_the_cache_is_full(clock: HandClock) -> None:
     links = [Link(a_link("x").id, f"{n}", "https://example.org/", NOON - timedelta(hours=n), NOON) for n in range(100)]
     store = ScriptedStore(*links)
-    directory = Directory(store, cache_max_bytes=20_000, warm_links=100, stale_max=STALE_MAX, clock=clock)
+    directory = Directory(store, cache_max_bytes=8_000, warm_links=100, stale_max=STALE_MAX, clock=clock)
     starting = asyncio.create_task(directory.start())
     (await store.heard()).connected()
     await starting
@@ -469,7 +469,7 @@ async def test_a_listener_that_fails_is_started_again(directory: Directory, stor
 
 async def test_a_created_link_enters_the_cache_of_its_creator(directory: Directory, store: ScriptedStore) -> None:
     link = await directory.create(a_draft("cat"))
-    assert directory.known("cat") == link
+    assert directory.known("cat") == link.destination
     assert store.called("find_many_on_replica") == []
 
 
@@ -603,7 +603,7 @@ async def test_an_own_change_is_followed_at_once(directory: Directory, store: Sc
     await directory.create(a_draft("cat"))
     changed = await directory.change("cat", Change(target="https://new.example/"), NOON)
     assert changed is not None
-    assert directory.known("cat") == changed
+    assert directory.known("cat") == changed.destination
     assert changed.target == "https://new.example/"
 
 
@@ -615,7 +615,7 @@ async def test_an_own_deletion_is_followed_at_once_and_without_a_database_too(
     store.fail(AWAY, *READS)
     link = await directory.follow("cat")
     assert link is not None
-    assert link.is_deleted
+    assert link.is_over
     store.recover()
     assert await directory.find("cat") is None
     assert not await directory.delete("cat", NOON + timedelta(seconds=1))
@@ -652,9 +652,9 @@ async def test_a_change_that_hangs_is_answered_in_time_and_goes_on(directory: Di
 async def test_management_finds_what_the_primary_has(directory: Directory, store: ScriptedStore) -> None:
     store.replica = {"cat": a_link("cat", "https://old.example/")}
     move(store, "cat", "https://new.example/", 2)
-    assert await directory.follow("cat") == store.replica["cat"]
+    assert await directory.follow("cat") == store.replica["cat"].destination
     assert await directory.find("cat") == store.primary["cat"]
-    assert directory.known("cat") == store.primary["cat"]
+    assert directory.known("cat") == store.primary["cat"].destination
     assert await directory.find("never") is None
     assert await directory.page(10) == [store.primary["cat"]]
 
@@ -675,7 +675,7 @@ async def test_what_is_measured_is_true(directory: Directory, store: ScriptedSto
     assert {held: counted(held) - before[held] for held in before} == {"fresh": 2, "expired": 1, "absent": 1}
     assert telemetry.REGISTRY.get_sample_value("link_cache_links") == 1
     assert telemetry.REGISTRY.get_sample_value("link_listener_connected") == 1
-    assert (telemetry.REGISTRY.get_sample_value("link_cache_bytes") or 0) > 600
+    assert (telemetry.REGISTRY.get_sample_value("link_cache_bytes") or 0) > 150
 
 
 # old keys

@@ -11,7 +11,7 @@ from urlshortener import telemetry
 from urlshortener.errors import StoreUnavailable, Unavailable
 from urlshortener.links.batches import Gatherer, Question
 from urlshortener.links.cache import Cache, Reading, Recently, Remembered
-from urlshortener.links.link import Change, Draft, Link
+from urlshortener.links.link import Change, Destination, Draft, Link
 from urlshortener.links.store import ChangeListener, LinkStore, PageMark
 from urlshortener.links.writes import Writes
 
@@ -100,8 +100,10 @@ class Directory:
         self._first_spell = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._times_reported = 0
-        self.known: Callable[[str], Link | None] = self._cache.known
-        """known(code): the link if the cache holds it fresh, else None. Costs a lookup in a dict, waits for nothing."""
+        self.known: Callable[[str], Destination | None] = self._cache.known
+        """known(code): where the link leads if the cache holds it fresh, else None. Waits for nothing."""
+        self.live_target: Callable[[bytes, int], bytes | None] = self._cache.live_target
+        """live_target(code, microseconds since 1970): the address alone, if `known` and live; as short as it can be."""
 
     @property
     def is_listening(self) -> bool:
@@ -130,14 +132,14 @@ class Directory:
         self._cache.lost()
         self._report_known()
 
-    async def follow(self, code: str) -> Link | None:
-        """The link as a visitor may see it, also one that is deleted or expired; None if there never was one.
+    async def follow(self, code: str) -> Destination | None:
+        """Where the link leads, also if it is deleted or expired; None if there never was one.
 
         Raises StoreUnavailable within a second if it is not held and no database answers.
         """
-        link = self.known(code)
-        if link is not None:
-            return link
+        known = self.known(code)
+        if known is not None:
+            return known
         held = self._cache.held(code)
         if held is None:
             _ABSENT.inc()
@@ -184,7 +186,7 @@ class Directory:
 
     # a visitor's lookup
 
-    async def _look_up(self, code: str, within_seconds: float) -> Link | None:
+    async def _look_up(self, code: str, within_seconds: float) -> Destination | None:
         came_at_reading = self._primary_readings
         give_up_at = asyncio.get_running_loop().time() + within_seconds
         while True:
@@ -195,7 +197,7 @@ class Directory:
                 self._doubt()
             looked = _answer_in_time(lookup)
             if looked.link is not None or looked.primary_reading > came_at_reading:
-                return looked.link
+                return None if looked.link is None else looked.link.destination
 
     def _lookup(self, code: str) -> Lookup:
         """The lookup of this code that is under way, or a new one."""
@@ -261,7 +263,7 @@ class Directory:
     # when no database answers
 
     def _may_be_served(self, held: Remembered) -> bool:
-        return self._clock() - held.last_true_at() <= self._stale_max_seconds
+        return self._clock() - held.last_true_at <= self._stale_max_seconds
 
     def _is_in_doubt(self) -> bool:
         return self._clock() < self._doubted_until
@@ -356,9 +358,9 @@ def _gatherer(answer_all: Callable[[Sequence[Lookup]], Awaitable[None]]) -> Gath
     return Gatherer(answer_all, largest_batch=LARGEST_BATCH, most_under_way=MOST_UNDER_WAY, most_waiting=MOST_WAITING)
 
 
-def _stale(held: Remembered) -> Link:
+def _stale(held: Remembered) -> Destination:
     telemetry.STALE_SERVED.inc()
-    return held.link
+    return held.destination
 
 
 def _answer_in_time(question: Lookup) -> Looked:

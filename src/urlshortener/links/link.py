@@ -6,6 +6,20 @@ from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
+class Destination:
+    """What following a link takes to know of it: all that is held in memory, of millions perhaps."""
+
+    target: str
+    expires_at: datetime | None = None
+    is_over: bool = False  # disabled or deleted
+    version: int = 1
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether a visitor may go there at that time."""
+        return not self.is_over and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """A short code, and the long address it stands for.
 
@@ -23,13 +37,13 @@ class Link:
     deleted_at: datetime | None = None
     version: int = 1
 
-    def is_live(self, now: datetime) -> bool:
-        """Whether a visitor may follow it at that time."""
-        return self.enabled and self.deleted_at is None and (self.expires_at is None or now < self.expires_at)
-
     @property
     def is_deleted(self) -> bool:
         return self.deleted_at is not None
+
+    @property
+    def destination(self) -> Destination:
+        return Destination(self.target, self.expires_at, not self.enabled or self.is_deleted, self.version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Writes:
             # False may be the answer to a second attempt whose first was done: then the row bears our time.
             is_deleted = await self._store.delete(code, now) or await self._was_deleted_at(code, now)
             if is_deleted:
-                self._cache.keep_deletion(code, now)
+                self._cache.keep_deletion(code)
             return is_deleted
 
         return await self._by_itself(attempt)

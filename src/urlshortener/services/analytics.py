@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from urlshortener.errors import InvalidParameter, NotFound
-from urlshortener.links.link import Link
+from urlshortener.links.link import Destination
 from urlshortener.services import door, openapi
 from urlshortener.services.caller import admin_only
 from urlshortener.services.http import Readiness, could_be_code, json_answer
@@ -82,7 +82,7 @@ class _Analytics:
     def __init__(
         self,
         stats: StatsStore,
-        find: Callable[[str], Awaitable[Link | None]],
+        find: Callable[[str], Awaitable[Destination | None]],
         retention: timedelta,
         now: Callable[[], datetime],
     ) -> None:
@@ -171,7 +171,7 @@ def _shown(stats: LinkStats) -> ShownStats:
 
 def analytics_app(
     stats: StatsStore,
-    find: Callable[[str], Awaitable[Link | None]],
+    find: Callable[[str], Awaitable[Destination | None]],
     readiness: Readiness,
     *,
     now: Callable[[], datetime],

@@ -9,7 +9,7 @@ from urlshortener.errors import Gone, NotFound, StoreUnavailable
 from urlshortener.events.spool import Spool
 from urlshortener.events.visitor import Visitors
 from urlshortener.links.directory import Directory
-from urlshortener.links.link import Link
+from urlshortener.links.link import Destination
 from urlshortener.services.caller import Proxies, header
 from urlshortener.services.http import could_be_code
 from urlshortener.telemetry import REDIRECTS
@@ -19,7 +19,7 @@ _MOST_USER_AGENT = 512
 _MOST_REFERER = 1024
 
 
-def redirect_headers(link: Link, referrer_policy: str) -> list[tuple[bytes, bytes]]:
+def redirect_headers(link: Destination, referrer_policy: str) -> list[tuple[bytes, bytes]]:
     """All headers of a redirect, `Date` apart, in the order in which they are sent. There is no body."""
     headers = [
         (b"location", link.target.encode("ascii")),
@@ -65,7 +65,7 @@ class Redirects:
         await send({"type": "http.response.start", "status": 307, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _live_link(self, code: str, at: datetime) -> Link:
+    async def _live_link(self, code: str, at: datetime) -> Destination:
         try:
             link = self._directory.known(code) or await self._directory.follow(code) if could_be_code(code) else None
         except StoreUnavailable:
