@@ -1,7 +1,5 @@
 """`python -m drill cluster`, as README.md beside it tells."""
 
-# ruff: noqa: T201 (it talks to a person at a terminal)
-
 import argparse
 import contextlib
 import sys

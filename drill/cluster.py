@@ -1,7 +1,5 @@
 """Three nodes on loopback, with everything that production has, and two proxies in front."""
 
-# ruff: noqa: S603 (it runs our own command)
-
 import contextlib
 import os
 import secrets
@@ -9,12 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TypeVar
 
 from drill.servers import (
     NODES,
     PASSWORD,
+    PROGRAM,
     PROXIES,
     Etcd,
     Member,
@@ -127,6 +126,9 @@ class Cluster:
         address = self._any_rabbitmq(lambda member: member.leader_of(QUEUE))
         return next(member for member in self.rabbitmq if member.address == address)
 
+    def etcd_leader(self) -> Etcd:
+        return _only([member for member in self.etcd if member.is_leader], "etcd leader")
+
     def messages_in(self, queue: str) -> int:
         return self._any_rabbitmq(lambda member: member.messages_in(queue))
 
@@ -134,13 +136,25 @@ class Cluster:
         """From the first node that answers."""
         for member in self.rabbitmq:
             with contextlib.suppress(AssertionError, subprocess.SubprocessError):
-                if member.is_running:
+                if member.is_running and not member.is_paused:
                     return ask(member)
         raise AssertionError("no RabbitMQ node answers")
 
     def node(self, address: str) -> Sequence[Member]:
         """All that runs on one node. Erlang's name server is the machine's, not the node's."""
         return [member for member in self.members if member.address == address and member is not self.names]
+
+    def change_services(
+        self, services: Sequence[Service], program: Sequence[str] = PROGRAM, differs: Mapping[str, str] | None = None
+    ) -> None:
+        """Have these run as another program, or with other settings: each is stopped and started again."""
+        for service in services:
+            service.is_held_down = True
+            service.stop()
+            service.program, service.differs = program, differs or {}
+            service.launch()
+            service.is_held_down = False
+        self._wait(*services)
 
     def close(self) -> None:
         self._closing.set()

@@ -1,7 +1,5 @@
 """The servers of one node, and all their settings. A node is an address on loopback, so ports are the usual ones."""
 
-# ruff: noqa: S310, S603, T201 (it talks to its own servers, runs what it names itself, and to a person at a terminal)
-
 import contextlib
 import json
 import os
@@ -26,6 +24,7 @@ PASSWORD = secrets.token_hex(12)
 MASTER_NAME = "mymaster"
 NAMES_PORT = 14369  # Erlang's name server; not its usual port, so that it is ours alone
 PATRONI = "4.1.5"
+PROGRAM = ("urlshortener",)
 
 # How long a member that ended is away: a supervisor starts it again after that. A Redis
 # waits longer, as in the manifests: back within a second it makes Sentinel wait for half a minute.
@@ -86,7 +85,7 @@ repl-diskless-sync yes
 repl-diskless-sync-delay 0
 repl-timeout 5
 repl-ping-replica-period 1
-enable-debug-command local
+enable-debug-command yes
 """
 _NGINX = """
 daemon off;
@@ -124,6 +123,7 @@ class Member(Server):
         self.role, self.address, self.port = role, address, port
         super().__init__(f"{role}-{address}")
         self.ended_at: float | None = None
+        self.is_held_down = False  # whatever ends it, nobody starts it again meanwhile
 
     def __str__(self) -> str:
         return f"{self.role} of {self.address}"
@@ -133,7 +133,7 @@ class Member(Server):
             self.ended_at = None
         elif self.ended_at is None:
             self.ended_at = now
-        elif now - self.ended_at >= self.restart_seconds:
+        elif not self.is_held_down and now - self.ended_at >= self.restart_seconds:
             self.launch()
 
     def _answers(self) -> bool:
@@ -159,6 +159,15 @@ class Etcd(Member):
 
     def _answers(self) -> bool:
         return _gives_200(f"http://{self.address}:2379/health")
+
+    @property
+    def is_leader(self) -> bool:
+        """It says its own id and its leader's."""
+        ask = urllib.request.Request(f"http://{self.address}:2379/v3/maintenance/status", data=b"{}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(ask, timeout=2) as answer:
+            status = json.load(answer)
+            return bool(status["header"]["member_id"] == status["leader"])
+        return False
 
 
 class Postgresql(Member):
@@ -272,10 +281,10 @@ class Rabbitmq(Member):
             ),
         }
 
-    def evaluate(self, erlang: str) -> str:
+    def evaluate(self, erlang: str, limit_seconds: float = 15) -> str:
         """What an Erlang expression gives, in the node."""
         how = ["-name", self.node, "-c", self._cookie, "-e"]
-        answer = self._run("erl_call", *how, stdin=f"{erlang}.\n", limit_seconds=15)
+        answer = self._run("erl_call", *how, stdin=f"{erlang}.\n", limit_seconds=limit_seconds)
         assert answer.startswith("{ok, "), f"{erlang}: {answer}"
         return answer.removeprefix("{ok, ").removesuffix("}")
 
@@ -288,9 +297,10 @@ class Rabbitmq(Member):
         found = self.evaluate(f"{_lookup(queue)}, {{_, Node}} = amqqueue:get_pid(Q), Node")
         return found.strip("'").partition("@")[2]
 
-    def messages_in(self, queue: str) -> int:
+    def messages_in(self, queue: str, limit_seconds: float = 15) -> int:
         """Those that wait, and those that are out and not acknowledged."""
-        return int(self.evaluate(f"{_lookup(queue)}, [{{_, N}}] = rabbit_quorum_queue:info(Q, [messages]), N"))
+        count = f"{_lookup(queue)}, [{{_, N}}] = rabbit_quorum_queue:info(Q, [messages]), N"
+        return int(self.evaluate(count, limit_seconds))
 
 
 def _lookup(queue: str) -> str:
@@ -368,20 +378,24 @@ class Service(Member):
     def __init__(self, command: str, address: str, settings: Mapping[str, str]) -> None:
         super().__init__(command, address, {"shortener": 8080, "analytics": 8081}[command])
         self.ops_url = f"http://{address}:{self.port + 1010}"
+        self.spool = self.folder / "data" / "spool"
         self._settings = settings
+        self.program: Sequence[str] = PROGRAM
+        self.differs: Mapping[str, str] = {}  # settings that are others than usually
 
     def _command(self) -> Sequence[str]:
-        return [sys.executable, "-m", "urlshortener", self.role]
+        return [sys.executable, "-m", *self.program, self.role]
 
     def _environment(self) -> Mapping[str, str]:
-        return {"HOST": self.address, "DATA_DIR": str(self.folder / "data"), **self._settings}
+        python = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        return {"HOST": self.address, "DATA_DIR": str(self.folder / "data"), **python, **self._settings, **self.differs}
 
     def _answers(self) -> bool:
         return _gives_200(f"{self.ops_url}/ready")
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, limit_seconds: float = 5) -> float:
         """The sum of a metric's values."""
-        with urllib.request.urlopen(f"{self.ops_url}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.ops_url}/metrics", timeout=limit_seconds) as answer:
             lines = answer.read().decode().splitlines()
         found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
         assert found, f"{self} has no metric {name}"
@@ -407,6 +421,7 @@ def service_settings() -> dict[str, str]:
     """Of both services, on every node."""
     return {
         "LINKS_URL": f"postgresql://app@{','.join(f'{node}:5432' for node in NODES)}/links",
+        "LINKS_READ_URL": f"postgresql://app@{','.join(f'{node}:5432' for node in NODES)}/links",
         "LINKS_PASSWORD": PASSWORD,
         "EVENTS_URL": f"amqp://app@{','.join(f'{node}:5672' for node in NODES)}/%2F",
         "EVENTS_PASSWORD": PASSWORD,
@@ -431,7 +446,7 @@ def patroni() -> Path:
     ):
         if not (Path(program).exists() or shutil.which(program)):
             raise ServerMissing(package)
-    folder = Path(f"/var/tmp/urlshortener-drill-{os.geteuid()}")  # noqa: S108 (whose it is, is looked at)
+    folder = Path(f"/var/tmp/urlshortener-drill-{os.geteuid()}")
     folder.mkdir(mode=0o755, exist_ok=True)
     assert folder.stat().st_uid == os.geteuid(), f"{folder} belongs to somebody else"
     environment = folder / f"patroni-{PATRONI}"

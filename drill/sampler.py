@@ -1,0 +1,67 @@
+"""What is looked at once a second beside the load: how much waits where, and how busy the machine is."""
+
+import contextlib
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from drill.cluster import QUEUE, Cluster
+
+
+@dataclass(frozen=True)
+class Sample:
+    at_ns: int
+    queue: int | None  # messages, those that are out included; None where nobody could say
+    spool_bytes: float
+    busy: float  # share of the machine's cores
+
+
+class Sampler:
+    """Samples from entering it until it is left. What does not answer quickly is left out, not waited for."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.samples: list[Sample] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        busy, idle = _ticks()
+        while not self._over.wait(1):
+            before = busy, idle
+            busy, idle = _ticks()
+            spent, rested = busy - before[0], idle - before[1]
+            share = spent / (spent + rested) if spent + rested else 0.0
+            self.samples.append(Sample(time.monotonic_ns(), self._queue(), self._spool_bytes(), share))
+
+    def _queue(self) -> int | None:
+        for member in self._cluster.rabbitmq:
+            with contextlib.suppress(AssertionError, subprocess.SubprocessError, ValueError):
+                if member.is_running and not member.is_paused:
+                    return member.messages_in(QUEUE, limit_seconds=2)
+        return None
+
+    def _spool_bytes(self) -> float:
+        total = 0.0
+        for member in self._cluster.shorteners:
+            with contextlib.suppress(AssertionError, OSError):
+                if member.is_running and not member.is_paused:
+                    total += member.metric("spool_bytes", limit_seconds=0.5)
+        return total
+
+
+def _ticks() -> tuple[int, int]:
+    numbers = [int(number) for number in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = numbers[3] + numbers[4]
+    return sum(numbers) - idle, idle
