@@ -51,6 +51,7 @@ class Cluster:
         self.shorteners = [Service("shortener", node, self.settings) for node in NODES]
         self.analytics = [Service("analytics", node, self.settings) for node in NODES]
         self.proxies = [Nginx(address) for address in PROXIES]
+        self._is_synchronous = True
         self._supervised: list[Member] = []
         self._closing = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -108,8 +109,15 @@ class Cluster:
         wait_for(lambda: self.rabbitmq[0].is_clustered, "RabbitMQ with three nodes", within_seconds)
         self._wait(*self.members)
 
+    def replicate_synchronously(self, synchronously: bool) -> None:
+        """Whether a commit of PostgreSQL waits for a replica."""
+        self.postgresql[0].change_cluster({"synchronous_mode": "quorum" if synchronously else "off"})
+        self._is_synchronous = synchronously
+        wait_for(self._postgresql_is_whole, "PostgreSQL replicates otherwise", 30)
+
     def _postgresql_is_whole(self) -> bool:
-        streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'quorum'"
+        how = "quorum" if self._is_synchronous else "async"
+        streaming = f"SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = '{how}'"
         return self.primary().run_sql(streaming) == "2"
 
     def _redis_is_whole(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from drill.cluster import QUEUE, Cluster
-from drill.servers import NODES, PROXIES, Member, Postgresql, Rabbitmq, Redis, Service, wait_for
+from drill.servers import NODES, Member, Postgresql, Rabbitmq, Redis, Service, wait_for
 from tests.backends.keeper import descendants
 
 AWAY_SECONDS = 30.0
@@ -312,6 +312,15 @@ def _end_waiting_commits(primary: Postgresql) -> None:
     primary.run_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
 
 
+def _dies_before_it_answers(cluster: Cluster, chance: random.Random) -> str:
+    """A shortener that is killed, again and again, just when it has written what it was about to answer."""
+    shortener = chance.choice(cluster.shorteners)
+    cluster.change_services([shortener], ("drill.unsafe", "dies_before_it_answers"))
+    time.sleep(6)
+    cluster.change_services([shortener])
+    return str(shortener)
+
+
 def _rolling(members: Callable[[Cluster], Sequence[Member]], what: str) -> Fault:
     def strike(cluster: Cluster, chance: random.Random) -> str:
         for member in members(cluster):
@@ -364,6 +373,7 @@ FORGETFUL = Fault("Redis master", "killed before its file is written, back at on
 OUT_OF_MEMORY = Fault("all Redis", "out of memory", _redis_out_of_memory)
 LAGGING = Fault("PostgreSQL primary", "killed while both replicas hang", _primary_killed_while_replicas_lag)
 CUT = Fault("PostgreSQL primary", "killed after replies of commits were cut", _reply_of_a_commit_cut)
+DIES_BEFORE_ANSWER = Fault("shortener", "killed between writing and answering", _dies_before_it_answers)
 OTHERS = [
     Fault("spool disk", "full 5 s", _spool_disk_full),
     Fault("RabbitMQ", "memory alarm 8 s", _memory_alarm),
@@ -376,8 +386,7 @@ OTHERS = [
     OUT_OF_MEMORY,
     LAGGING,
     CUT,
+    DIES_BEFORE_ANSWER,
 ]
 LOST = Fault("node", "lost with its spool", _node_lost, strict=True)
 ALL = [*KILLS, *HANGS, *OTHERS, *LONG, LOST]
-
-assert PROXIES

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from drill.history import KNOWN, History, Outcome, Request, Stream
+from drill.history import KNOWN, History, Request, Stream
 from drill.sampler import Sample
 
 STALE_SECONDS = 1.0  # a count is fresh when nothing older is missing in it
@@ -38,8 +38,6 @@ def figures(
     sampled = [sample for sample in samples if began <= sample.at_ns < until_ns]
     stale = [at for at, age in ages if age is None or age > STALE_SECONDS]
     return {
-        "harm_seconds": (struck.over_ns - began) / 1e9,
-        "whole_seconds": (struck.whole_ns - began) / 1e9,
         "redirects": within.answers(*KNOWN),
         "redirect_gap_seconds": within.gap_by_schedule(*KNOWN),
         "redirect_ms": _percentiles(within.until(began + int(_AFTER_SECONDS * 1e9)).latencies(*KNOWN)),
@@ -150,7 +148,3 @@ def _percentiles(values: Sequence[int]) -> dict[str, float | None]:
     return {
         name: _percentile(values, share) for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1))
     }
-
-
-def unanswered(history: History, *streams: Stream) -> int:
-    return sum(request.outcome is not Outcome.OK for request in history.of(*streams))

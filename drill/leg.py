@@ -8,10 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from drill import stores, witness
 from drill.checkers import Evidence, Violation, check, falls
@@ -20,7 +20,7 @@ from drill.faults import Fault
 from drill.figures import Struck, curves, figures
 from drill.history import REDIRECTS, History, Outcome, Stream
 from drill.load import Plan
-from drill.sampler import Sampler
+from drill.sampler import Busy, Sample, Sampler
 from drill.servers import NODES, PROXIES, wait_for
 
 LEAD_SECONDS = 4.0  # of quiet load before the first fault: what it is compared with
@@ -66,6 +66,22 @@ class Result:
             found[violation.checker] = found.get(violation.checker, 0) + violation.by
         return found
 
+    def add(self, one: Struck, history: History, samples: Sequence[Sample], before_ns: int, until_ns: int) -> None:
+        """A fault, with what can be told of it apart from the others of its leg."""
+        self.strikes.append(
+            {
+                "fault": one.fault,
+                "role": one.role,
+                "whom": one.whom,
+                "harm_seconds": (one.over_ns - one.began_ns) / 1e9,
+                "whole_seconds": (one.whole_ns - one.began_ns) / 1e9,
+                "lost": _by_time(self.violations, "lost", one.began_ns, until_ns),
+                "duplicated": _by_time(self.violations, "duplicated", one.began_ns, until_ns),
+                "figures": figures(history, samples, one, before_ns, until_ns),
+                "curves": curves(history, samples, one, before_ns, until_ns),
+            }
+        )
+
     def write(self, path: Path) -> None:
         kept = asdict(self)
         kept["violations"] = kept["violations"][:200]
@@ -78,33 +94,41 @@ class Result:
 class Load:
     """The senders' process, from entering until it is left; then its history is complete."""
 
-    def __init__(self, plan: Plan, folder: Path, say: Say) -> None:
-        self._plan_file = folder / f"{plan.name}.plan"
+    def __init__(self, plan: Plan, say: Say) -> None:
+        self._plan_file = Path(plan.history).with_suffix(".plan")
         plan.write(self._plan_file)
         self._say = say
-        self._process: subprocess.Popen[str] | None = None
+        self.what = "quiet"  # for the progress line
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "drill.load", str(self._plan_file)]
-        root = str(Path(__file__).parent.parent)
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+            start_new_session=True,
         )
+        self._busy = Busy()
+        threading.Thread(target=self._tell, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process is not None and self._process.stdin is not None
+        assert self._process.stdin is not None
+        self.busy = self._busy.share
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait(60)
         self._plan_file.unlink()
         assert self._process.returncode == 0, "the senders failed"
 
-    @property
-    def told(self) -> IO[str]:
-        """A line of JSON for each second."""
-        assert self._process is not None and self._process.stdout is not None
-        return self._process.stdout
+    def _tell(self) -> None:
+        """They say a line for each second."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told = json.loads(line)
+            self._say(f"{self.what}: {told.get('ok', 0)}/s, {told.get('failed', 0)} failed, p99 {told['p99_ms']} ms")
 
 
 def run_leg(  # noqa: PLR0917
@@ -122,12 +146,10 @@ def run_leg(  # noqa: PLR0917
     strangers_before = _prepare(cluster, plan)
     plan = replace(plan, started_ns=time.monotonic_ns() + int(1.5e9))  # when the senders will be up
     struck: list[Struck] = []
-    with Sampler(cluster) as sampler, Load(plan, folder, say) as load:
-        began_ns = time.monotonic_ns()
-        telling = _Telling(load, say)
-        time.sleep(LEAD_SECONDS + (plan.started_ns - began_ns) / 1e9)
+    with Sampler(cluster) as sampler, Load(plan, say) as load:
+        time.sleep(LEAD_SECONDS + (plan.started_ns - time.monotonic_ns()) / 1e9)
         for fault in faults:
-            telling.what = fault.name
+            load.what = fault.name
             struck.append(_strike(cluster, fault, chance))
             time.sleep(REST_SECONDS)
     ended_ns = time.monotonic_ns()
@@ -142,9 +164,9 @@ def run_leg(  # noqa: PLR0917
         name=name,
         seed=seed,
         lag_ms=round(history.lag_ms, 1),
-        busy=sum(s.busy for s in sampler.samples) / max(1, len(sampler.samples)),
-        seconds=(ended_ns - began_ns) / 1e9,
-        asked=_totals(history),
+        busy=load.busy,
+        seconds=(ended_ns - plan.started_ns) / 1e9,
+        asked=totals(history),
         drained_seconds=drained_seconds,
         violations=violations,
         falls=[asdict(fall) for fall in falls(history)],
@@ -153,15 +175,7 @@ def run_leg(  # noqa: PLR0917
     for one, following in zip(struck, [*struck[1:], None], strict=True):
         until_ns = following.began_ns if following else ended_ns
         before_ns = max(quiet_since, one.began_ns - int(3e9))
-        result.strikes.append(
-            {
-                **asdict(one),
-                "lost": _by_time(violations, "lost", one.began_ns, until_ns),
-                "duplicated": _by_time(violations, "duplicated", one.began_ns, until_ns),
-                "figures": figures(history, sampler.samples, one, before_ns, until_ns),
-                "curves": curves(history, sampler.samples, one, before_ns, until_ns),
-            }
-        )
+        result.add(one, history, sampler.samples, before_ns, until_ns)
     return result
 
 
@@ -195,20 +209,6 @@ def _strike(cluster: Cluster, fault: Fault, chance: random.Random) -> Struck:
     return Struck(fault.name, fault.role, whom, began_ns, over_ns, time.monotonic_ns())
 
 
-class _Telling:
-    """Passes on what the senders say, second for second."""
-
-    def __init__(self, load: Load, say: Say) -> None:
-        self.what = "quiet"
-        self._load, self._say = load, say
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        for line in self._load.told:
-            told = json.loads(line)
-            self._say(f"{self.what}: {told.get('ok', 0)}/s, {told.get('failed', 0)} failed, p99 {told['p99_ms']} ms")
-
-
 def _drain(cluster: Cluster, plan: Plan, history: History) -> tuple[float, dict[str, float]]:
     """Until nothing is on its way any more and no count moves; how long it took, and what was left at the limit."""
     began = time.monotonic()
@@ -218,7 +218,7 @@ def _drain(cluster: Cluster, plan: Plan, history: History) -> tuple[float, dict[
 
     def is_still() -> bool:
         left.update(stores.left_in(cluster))
-        counts.append(stores.counts_of(cluster, watched))
+        counts.append(stores.counts_of(NODES[0], 8081, watched))
         return not any(left.values()) and len(counts) > 2 and counts[-1] == counts[-3]
 
     with contextlib.suppress(AssertionError):
@@ -230,7 +230,7 @@ def _evidence(
     cluster: Cluster, plan: Plan, history: History, left: Mapping[str, float], strangers_before: int
 ) -> Evidence:
     stores.wait_until_replayed(cluster)
-    counts = stores.counts_of(cluster, plan.codes(*REDIRECTS))
+    counts = stores.counts_of(NODES[0], 8081, plan.codes(*REDIRECTS))
     links, keys = stores.links_of(cluster, plan)
     published = witness.heard(NODES)
     ours = sum(1 for count in counts.values() if count)
@@ -249,7 +249,7 @@ def _evidence(
     )
 
 
-def _totals(history: History) -> dict[str, int]:
+def totals(history: History) -> dict[str, int]:
     totals: dict[str, int] = {}
     for request in history.requests:
         totals[request.stream] = totals.get(request.stream, 0) + 1
@@ -262,8 +262,3 @@ def _totals(history: History) -> dict[str, int]:
 def _by_time(violations: Sequence[Violation], checker: str, from_ns: int, until_ns: int) -> int:
     """Of accesses that can be told by their time: one-shot codes."""
     return sum(v.by for v in violations if v.checker == checker and from_ns <= v.at_ns < until_ns)
-
-
-def in_legs(faults: Sequence[Fault], of: int) -> Iterator[Sequence[Fault]]:
-    for first in range(0, len(faults), of):
-        yield faults[first : first + of]

@@ -1,4 +1,4 @@
-"""What is looked at once a second beside the load: how much waits where, and how busy the machine is."""
+"""What is looked at beside the load: once a second how much waits where, and how busy the machine is."""
 
 import contextlib
 import subprocess
@@ -16,7 +16,6 @@ class Sample:
     at_ns: int
     queue: int | None  # messages, those that are out included; None where nobody could say
     spool_bytes: float
-    busy: float  # share of the machine's cores
 
 
 class Sampler:
@@ -37,13 +36,8 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
-        busy, idle = _ticks()
         while not self._over.wait(1):
-            before = busy, idle
-            busy, idle = _ticks()
-            spent, rested = busy - before[0], idle - before[1]
-            share = spent / (spent + rested) if spent + rested else 0.0
-            self.samples.append(Sample(time.monotonic_ns(), self._queue(), self._spool_bytes(), share))
+            self.samples.append(Sample(time.monotonic_ns(), self._queue(), self._spool_bytes()))
 
     def _queue(self) -> int | None:
         for member in self._cluster.rabbitmq:
@@ -59,6 +53,19 @@ class Sampler:
                 if member.is_running and not member.is_paused:
                     total += member.metric("spool_bytes", limit_seconds=0.5)
         return total
+
+
+class Busy:
+    """How busy the machine was since this was made."""
+
+    def __init__(self) -> None:
+        self._began = _ticks()
+
+    @property
+    def share(self) -> float:
+        """Of all its cores."""
+        busy, idle = (now - then for now, then in zip(_ticks(), self._began, strict=True))
+        return busy / (busy + idle) if busy + idle else 0.0
 
 
 def _ticks() -> tuple[int, int]:

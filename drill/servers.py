@@ -158,7 +158,7 @@ class Etcd(Member):
         ]
 
     def _answers(self) -> bool:
-        return _gives_200(f"http://{self.address}:2379/health")
+        return gives_200(f"http://{self.address}:2379/health")
 
     @property
     def is_leader(self) -> bool:
@@ -213,15 +213,23 @@ class Postgresql(Member):
         return [str(self._program), str(self._file)]
 
     def _answers(self) -> bool:
-        return _gives_200(f"http://{self.address}:8008/health")
+        return gives_200(f"http://{self.address}:8008/health")
 
     @property
     def is_primary(self) -> bool:
-        return _gives_200(f"http://{self.address}:8008/primary")
+        return gives_200(f"http://{self.address}:8008/primary")
 
     @property
     def is_replica(self) -> bool:
-        return _gives_200(f"http://{self.address}:8008/replica")
+        return gives_200(f"http://{self.address}:8008/replica")
+
+    def change_cluster(self, settings: Mapping[str, object]) -> None:
+        """Settings of Patroni, for all members."""
+        change = urllib.request.Request(
+            f"http://{self.address}:8008/config", data=json.dumps(settings).encode(), method="PATCH"
+        )
+        with urllib.request.urlopen(change, timeout=10):
+            pass
 
     def run_sql(self, statement: str, database: str = "postgres") -> str:
         how = ["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", str(self._sockets), "-d", database]
@@ -391,15 +399,11 @@ class Service(Member):
         return {"HOST": self.address, "DATA_DIR": str(self.folder / "data"), **python, **self._settings, **self.differs}
 
     def _answers(self) -> bool:
-        return _gives_200(f"{self.ops_url}/ready")
+        return gives_200(f"{self.ops_url}/ready")
 
     def metric(self, name: str, limit_seconds: float = 5) -> float:
         """The sum of a metric's values."""
-        with urllib.request.urlopen(f"{self.ops_url}/metrics", timeout=limit_seconds) as answer:
-            lines = answer.read().decode().splitlines()
-        found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
-        assert found, f"{self} has no metric {name}"
-        return sum(found)
+        return metric(self.ops_url, name, limit_seconds)
 
 
 class Nginx(Member):
@@ -462,7 +466,15 @@ def patroni() -> Path:
     return environment / "bin" / "patroni"
 
 
-def _gives_200(url: str) -> bool:
+def metric(ops_url: str, name: str, limit_seconds: float = 5) -> float:
+    with urllib.request.urlopen(f"{ops_url}/metrics", timeout=limit_seconds) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+    assert found, f"{ops_url} has no metric {name}"
+    return sum(found)
+
+
+def gives_200(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)

@@ -107,9 +107,9 @@ def _numbers_of(client: "redis.Redis", epoch: str) -> Iterator[int]:
             yield from (place + bit for bit in range(8) if byte & (0x80 >> bit))
 
 
-def counts_of(cluster: Cluster, codes: Sequence[str]) -> dict[str, int]:
+def counts_of(address: str, port: int, codes: Sequence[str]) -> dict[str, int]:
     """As the analytics tell anybody."""
-    return asyncio.run(_counts_of(cluster.analytics[0].address, cluster.analytics[0].port, codes))
+    return asyncio.run(_counts_of(address, port, codes))
 
 
 async def _counts_of(address: str, port: int, codes: Sequence[str]) -> dict[str, int]:
