@@ -35,7 +35,7 @@ _DRIVERS = {
     "aiosqlite": ("sqlite",),
     "sqlite3": ("sqlite",),
     "redis": ("redis",),
-    "sqlalchemy": ("links.sql_store", "links.schema", "links.migrations", "postgresql", "sqlite"),
+    "sqlalchemy": ("links.sql_store", "links.sql_traces", "links.schema", "links.migrations", "postgresql", "sqlite"),
     "alembic": ("links.migrations",),
 }
 

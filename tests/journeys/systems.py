@@ -66,10 +66,16 @@ def all_in_one(settings: Mapping[str, str] | None = None) -> System:
 
 
 def two_services(
-    postgresql: Postgresql, database: str, rabbitmq: Rabbitmq, vhost: str, redis: Redis, redis_database: int
+    postgresql: Postgresql,
+    database: str,
+    rabbitmq: Rabbitmq,
+    vhost: str,
+    redis: Redis,
+    redis_database: int,
+    more: Mapping[str, str] | None = None,
 ) -> System:
     """`urlshortener shortener` and `urlshortener analytics` on real servers; the schema is there already."""
-    settings = settings_of(postgresql, database, rabbitmq, vhost, redis, redis_database)
+    settings = {**settings_of(postgresql, database, rabbitmq, vhost, redis, redis_database), **(more or {})}
     migrate(settings)
     shortener, analytics = Process("shortener", settings), Process("analytics", settings)
     return System(shortener, analytics, [shortener, analytics])

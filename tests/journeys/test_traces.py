@@ -1,95 +1,152 @@
-"""Spans of requests arrive at an OTLP/gRPC receiver, and one that is away costs nothing but the spans."""
+"""One trace leads from the client's `traceparent` to the counter; and a collector that fails costs only the spans."""
 
+import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
-import grpc  # type: ignore[import-untyped]
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.backends.otlp import OtlpReceiver, ReceivedSpan, tree
 from tests.backends.ports import free_port
+from tests.backends.postgresql import Postgresql
+from tests.backends.rabbitmq import Rabbitmq
+from tests.backends.redis import Redis
 from tests.backends.waiting import wait_until
-from tests.journeys.systems import System, all_in_one
-from tests.journeys.test_the_road import made
+from tests.journeys.systems import System, all_in_one, two_services
+from tests.journeys.test_the_road import counted, made
 
-
-class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """A collector that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.spans: list[Span] = []
-        self._server = grpc.server(ThreadPoolExecutor(2))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        self._server.add_insecure_port(f"127.0.0.1:{self.port}")
-
-    def Export(  # noqa: N802 (the protocol's name)
-        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
-    ) -> trace_service_pb2.ExportTraceServiceResponse:
-        for of_resource in request.resource_spans:
-            for of_scope in of_resource.scope_spans:
-                self.spans += of_scope.spans
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-    def start(self) -> None:
-        self._server.start()
-
-    def stop(self) -> None:
-        self._server.stop(0).wait(5)
+TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    try:
+def receiver() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as receiver:
         yield receiver
-    finally:
-        receiver.stop()
 
 
-@pytest.fixture
-def traced(receiver: Receiver) -> Iterator[System]:
-    system = all_in_one(
-        {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
-            "OTEL_TRACES_SAMPLER_ARG": "1",
-            "TRUSTED_PROXIES": "127.0.0.1/32",
-        }
+def _settings(endpoint: str, ratio: str) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_TRACES_SAMPLER_ARG": ratio,
+        "TRUSTED_PROXIES": "127.0.0.1/32",
+    }
+
+
+def _click(system: System, code: str, sampled: str = "01") -> None:
+    traceparent = {"traceparent": f"00-{TRACE}-{CLIENT}-{sampled}"}
+    followed = httpx.get(f"{system.shortener}/{code}", headers={**traceparent, "X-Forwarded-For": "203.0.113.77"})
+    assert followed.status_code == 307
+
+
+def test_a_click_is_one_trace_through_both_services_to_the_counter(
+    postgresql: Postgresql,
+    database: str,
+    rabbitmq: Rabbitmq,
+    vhost: str,
+    redis_server: Redis,
+    redis_database: int,
+    receiver: OtlpReceiver,
+) -> None:
+    system = two_services(
+        postgresql, database, rabbitmq, vhost, redis_server, redis_database, _settings(receiver.endpoint, "0")
     )
     try:
         system.start()
-        yield system
+        code = made(system, "https://example.com/?token=hush")
+        _click(system, code)
+        wait_until(lambda: counted(system, code) == 1, "the click is counted", within_seconds=10)
+        wait_until(lambda: len(receiver.of(TRACE)) >= 9, "the spans arrive", within_seconds=20)
     finally:
         system.close()
 
+    spans = receiver.of(TRACE)
+    print(tree(spans))
+    by_name = {span.name: span for span in spans}
+    redirect = by_name["GET /{code}"]
+    publish = by_name["publish events:access.event"]
+    process = by_name["process access_logs"]
+    apply = by_name["apply batch"]
+    assert _edges(spans) == {
+        (CLIENT, "GET /{code}"),
+        (redirect.id, "spool access event"),
+        (redirect.id, "wait in spool"),
+        (redirect.id, "publish events:access.event"),
+        (publish.id, "wait in queue"),
+        (publish.id, "process access_logs"),
+        (process.id, "apply batch"),
+        (apply.id, "FCALL"),
+        (process.id, "count access event"),
+    }
+    assert {span.service for span in spans[:4]} == {"shortener-service"}
+    assert process.service == apply.service == "analytics-service"
+    assert redirect.attributes["urlshortener.link.found_in"] == "memory"
+    assert redirect.attributes["http.response.status_code"] == 307
+    assert publish.attributes["messaging.operation.type"] == "send"
+    assert 0 < by_name["count access event"].attributes["urlshortener.event.age_seconds"] < 30
+    for word in (code, "hush", "203.0.113"):
+        assert word not in str(receiver.spans)
 
-def test_a_redirect_continues_the_trace_of_a_trusted_proxy(receiver: Receiver, traced: System) -> None:
-    receiver.start()
-    code = made(traced, "https://example.com/?secret=1")
-    trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-    httpx.get(f"{traced.shortener}/{code}", headers={"traceparent": f"00-{trace_id}-{parent}-01"})
 
-    def redirect() -> Span | None:
-        return next((span for span in receiver.spans if span.name == "GET /{code}"), None)
-
-    wait_until(lambda: redirect() is not None, "the span of the redirect arrives", within_seconds=20)
-    span = redirect()
-    assert span is not None
-    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (trace_id, parent)
-    attributes = {attribute.key: attribute.value for attribute in span.attributes}
-    assert attributes["http.response.status_code"].int_value == 307
-    assert attributes["http.route"].string_value == "/{code}"
-    assert code not in str(span)
-    assert "secret" not in str(span)
+def _edges(spans: list[ReceivedSpan]) -> set[tuple[str, str]]:
+    return {(span.parent, span.name) for span in spans}
 
 
-def test_a_collector_that_is_away_delays_no_redirect_and_no_stop(traced: System) -> None:
-    code = made(traced)
-    began = time.monotonic()
-    for _ in range(50):
-        assert httpx.get(f"{traced.shortener}/{code}").status_code == 307
-    assert time.monotonic() - began < 10
-    traced.shortener_process.stop()
+def test_all_in_one_it_is_the_same_trace_without_a_broker_and_a_create_has_its_statements(
+    receiver: OtlpReceiver,
+) -> None:
+    system = all_in_one(_settings(receiver.endpoint, "1"))
+    try:
+        system.start()
+        _click(system, made(system))
+        road = {"spool access event", "wait in spool", "process spool", "apply batch", "count access event"}
+        wait_until(lambda: road <= _names(receiver.of(TRACE)), "the click's spans arrive", within_seconds=20)
+        wait_until(lambda: bool(receiver.named("POST /api/v1/urls")), "the create's span arrives", within_seconds=20)
+    finally:
+        system.close()
+    (create,) = receiver.named("POST /api/v1/urls")
+    spans = receiver.of(create.trace)
+    print(tree(spans))
+    assert {"batch of links", "INSERT links"} <= _names(spans)
+    (batch,) = (span for span in spans if span.name == "batch of links")
+    (insert,) = (span for span in spans if span.name == "INSERT links")
+    assert (batch.parent, insert.parent) == (create.id, batch.id)
+    assert insert.attributes["db.system.name"] == "sqlite"
+
+
+def _names(spans: list[ReceivedSpan]) -> set[str]:
+    return {span.name for span in spans}
+
+
+@pytest.fixture(params=["dead", "slow", "hanging"])
+def failing_collector(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of one that nobody has, one that answers after half a minute, or one that takes and never answers."""
+    if request.param == "dead":
+        yield f"http://127.0.0.1:{free_port()}"
+    elif request.param == "slow":
+        with OtlpReceiver() as receiver:
+            receiver.answers_after_seconds = 30
+            yield receiver.endpoint
+            receiver.answers_after_seconds = 0
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as hanging:
+            yield f"http://127.0.0.1:{hanging.getsockname()[1]}"
+
+
+def test_a_collector_that_fails_delays_no_redirect_and_no_stop(failing_collector: str) -> None:
+    system = all_in_one(_settings(failing_collector, "1"))
+    try:
+        system.start()
+        code = made(system)
+        began = time.monotonic()
+        with httpx.Client() as client:
+            for _ in range(300):
+                assert client.get(f"{system.shortener}/{code}").status_code == 307
+        assert time.monotonic() - began < 10
+        wait_until(lambda: counted(system, code) == 300, "all are counted", within_seconds=10)
+        began = time.monotonic()
+        system.shortener_process.stop()
+        assert time.monotonic() - began < 10
+    finally:
+        system.close()
+    assert "Traceback" not in system.shortener_process.log_tail(1000)

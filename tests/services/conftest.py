@@ -51,6 +51,7 @@ class Appended:
     referer: str | None
     visitor: str | None
     request_id: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass

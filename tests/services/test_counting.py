@@ -31,6 +31,7 @@ class Told:
 
     events: Sequence[AccessEvent]
     is_acknowledged: bool = False
+    arrival: None = None
 
     def acknowledge(self) -> None:
         assert not self.is_acknowledged, "acknowledged twice"

@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Never
+from types import MappingProxyType
+from typing import Any, Never
 
 from pamqp.commands import Basic
 
 from urlshortener.events.amqp_connection import Broker, Connection, Dialler, Lost, NotTaken, Patience, in_our_words
 from urlshortener.events.amqp_topology import Topology
 from urlshortener.events.spool import Batch, Spool
+from urlshortener.events.traces import publishing
 from urlshortener.telemetry import BROKER_BLOCKED, BROKER_CONNECTED, CONFIRM_SECONDS, EVENTS_CONFIRMED, LOG
 
 _MOST_EVENTS = 256
@@ -100,16 +103,17 @@ class AmqpPublisher:
                     await asyncio.sleep(_GATHER_SECONDS)
 
     async def _send(self, connection: Connection, batch: Batch, window: "_Window") -> None:
-        with in_our_words():
-            answer = await connection.channel.basic_publish(
-                batch.body if batch.count == 1 else b"[%b]" % batch.body,
-                exchange=self._topology.exchange,
-                routing_key=self._topology.routing_key,
-                properties=_properties(batch),
-                mandatory=True,
-            )
-        if not isinstance(answer, Basic.Ack):
-            raise NotTaken("The message was not confirmed.")
+        with publishing(batch.body, self._topology.exchange, self._topology.routing_key) as trace_headers:
+            with in_our_words():
+                answer = await connection.channel.basic_publish(
+                    batch.body if batch.count == 1 else b"[%b]" % batch.body,
+                    exchange=self._topology.exchange,
+                    routing_key=self._topology.routing_key,
+                    properties=_properties(batch, trace_headers),
+                    mandatory=True,
+                )
+            if not isinstance(answer, Basic.Ack):
+                raise NotTaken("The message was not confirmed.")
         CONFIRM_SECONDS.observe(window.confirmed(batch))
         EVENTS_CONFIRMED.inc(batch.count)
         self._spool.done(batch)
@@ -117,7 +121,7 @@ class AmqpPublisher:
         self._progress.set()
 
 
-def _properties(batch: Batch) -> Basic.Properties:
+def _properties(batch: Batch, trace_headers: Mapping[str, Any] = MappingProxyType({})) -> Basic.Properties:
     return Basic.Properties(
         content_type="application/json",
         delivery_mode=2,
@@ -129,6 +133,7 @@ def _properties(batch: Batch) -> Basic.Properties:
             "last_of_epoch": batch.last_of_epoch,
             "highest_seq": batch.highest_seq,
             "schema": _SCHEMA,
+            **trace_headers,
         },
     )
 

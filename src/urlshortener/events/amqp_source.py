@@ -14,6 +14,7 @@ from urlshortener.errors import ChannelUnavailable
 from urlshortener.events.amqp_connection import Broker, Connection, Dialler, Lost, NotTaken, Patience, in_our_words
 from urlshortener.events.amqp_topology import Topology
 from urlshortener.events.event import AccessEvent, NotAnEvent, decode
+from urlshortener.events.traces import Arrival, arrived
 from urlshortener.telemetry import BROKER_CONNECTED, DEAD_LETTERS, LOG
 
 # Messages that may be out and not acknowledged. RabbitMQ bounds them by number only; one of ours is 256 events and
@@ -73,7 +74,7 @@ class AmqpSource:
         failure = Lost("The connection closed.")
         try:
             async with self._dialler.connection() as connection:
-                session = _Session(connection.channel, inbox, self._patience)
+                session = _Session(connection.channel, self._topology.queue, inbox, self._patience)
                 self._says_connected(True)
                 try:
                     await self._consume(connection, session)
@@ -99,7 +100,7 @@ class AmqpSource:
             tasks.create_task(session.send_acknowledgements())
             tasks.create_task(self._fail_when_stuck(session))
             tasks.create_task(self._set_poison_aside(session))
-            await session.begin(self._topology.queue, self._prefetch)
+            await session.begin(self._prefetch)
             # Wait here, not in the group's exit: a group of Python 3.11 that is failed by a task while it exits leaves
             # its owner marked as cancelled for good.
             await session.fail_when_over()
@@ -158,6 +159,7 @@ class AmqpDelivery:
     """The events of one message. When its connection is gone it can still be counted, and no longer acknowledged."""
 
     events: Sequence[AccessEvent]
+    arrival: Arrival | None
     _session: "_Session"
     _tag: int
 
@@ -212,8 +214,9 @@ class Prefix:
 class _Session:
     """What came over one connection, and how far it is acknowledged."""
 
-    def __init__(self, channel: AbstractChannel, inbox: "_Inbox", patience: Patience) -> None:
+    def __init__(self, channel: AbstractChannel, queue: str, inbox: "_Inbox", patience: Patience) -> None:
         self.channel = channel
+        self._queue = queue
         self.came = 0
         self.poison: deque[_Poison] = deque()
         self.poison_came = asyncio.Event()
@@ -224,13 +227,13 @@ class _Session:
         self._to_tell = asyncio.Event()
         self._over: asyncio.Future[Never] = asyncio.get_running_loop().create_future()
 
-    async def begin(self, queue: str, prefetch: int) -> None:
+    async def begin(self, prefetch: int) -> None:
         self.channel.on_consumer_cancel_callbacks.add(
             lambda _: self._end_with(Lost("The broker ended the deliveries."))
         )
         with in_our_words():
             await self.channel.basic_qos(prefetch_count=prefetch, timeout=_ANSWER_SECONDS)
-            await self.channel.basic_consume(queue, self._arrived, timeout=_ANSWER_SECONDS)
+            await self.channel.basic_consume(self._queue, self._arrived, timeout=_ANSWER_SECONDS)
 
     async def _arrived(self, message: DeliveredMessage) -> None:
         """The driver starts a task for each message, in their order, which stays as long as nothing waits here."""
@@ -253,7 +256,7 @@ class _Session:
             self.poison.append(_Poison(tag, message.body, message.header.properties, str(error)))
             self.poison_came.set()
             return None
-        return AmqpDelivery(events, self, tag)
+        return AmqpDelivery(events, arrived(self._queue, message.header.properties.headers, message.body), self, tag)
 
     def acknowledge(self, tag: int) -> None:
         if not self._over.done() and self._acknowledged.add(tag):

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from urlshortener.events.event import AccessEvent
+from urlshortener.events.traces import Arrival
 
 
 class Delivery(Protocol):
@@ -19,6 +20,11 @@ class Delivery(Protocol):
 
     @property
     def events(self) -> Sequence[AccessEvent]: ...
+
+    @property
+    def arrival(self) -> Arrival | None:
+        """What is told of their way, where some of them are traced."""
+        ...
 
     def acknowledge(self) -> None:
         """They are counted, durably: never deliver them again. Best effort, never raises, never blocks."""

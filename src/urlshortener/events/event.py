@@ -70,6 +70,7 @@ class _Written(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     epoch: _Word | None = None
     seq: _Number | None = None
     request_id: _RequestId | msgspec.UnsetType | None = msgspec.UNSET  # left out where there is none
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET  # read by events/traces.py alone
 
 
 _json = msgspec.json.Encoder()
@@ -86,8 +87,12 @@ def encode(  # noqa: PLR0917 (called for every redirect: names would cost as muc
     referer: str | None,
     visitor: str | None,
     request_id: str | None = None,
+    traceparent: str | None = None,
 ) -> bytes:
-    """One compact JSON object, as the contract has it; headers may hold anything and are cut to their length."""
+    """One compact JSON object, as the contract has it; headers may hold anything and are cut to their length.
+
+    `traceparent` (W3C) is that of a redirect that is traced: few are.
+    """
     written = _Written(
         event_id=event_id,
         code=code,
@@ -99,6 +104,7 @@ def encode(  # noqa: PLR0917 (called for every redirect: names would cost as muc
         epoch=epoch,
         seq=seq,
         request_id=request_id or msgspec.UNSET,
+        traceparent=traceparent or msgspec.UNSET,
     )
     try:
         return _json.encode(written)

@@ -9,6 +9,7 @@ import msgspec
 
 from urlshortener.events.event import AccessEvent, NotAnEvent, decode
 from urlshortener.events.spool import Batch, Spool
+from urlshortener.events.traces import taken
 from urlshortener.telemetry import DEAD_LETTERS, LOG
 
 _MOST_EVENTS_OUT = 32_768
@@ -23,6 +24,7 @@ class SpoolDelivery:
     def __init__(self, batch: Batch, events: Sequence[AccessEvent], out: "_Out") -> None:
         self.batch = batch
         self.events = events
+        self.arrival = taken(batch.body)
         self._out = out
 
     def acknowledge(self) -> None:

@@ -104,6 +104,7 @@ class Spool:
         referer: str | None,
         visitor: str | None,
         request_id: str | None = None,
+        traceparent: str | None = None,
     ) -> "asyncio.Future[None]":
         """Give the access the next number of the epoch; the future is done once it is in the file.
 
@@ -120,7 +121,19 @@ class Spool:
         self._next_seq = seq + 1
         event_id = self._event_id.of(seq)
         self._turn.append(
-            encode(self.epoch, seq, event_id, code, at, user_agent, ip_address, referer, visitor, request_id)
+            encode(
+                self.epoch,
+                seq,
+                event_id,
+                code,
+                at,
+                user_agent,
+                ip_address,
+                referer,
+                visitor,
+                request_id,
+                traceparent,
+            )
         )
         return self._written
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from opentelemetry.trace import SpanContext
+
 from urlshortener.errors import OutcomeUnknown, StoreUnavailable
+from urlshortener.telemetry import asking, together
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -18,6 +21,7 @@ class Question(Generic[Item, Answer]):
 
     item: Item
     answered: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    asked_in: SpanContext | None = field(default_factory=asking)
 
     def __post_init__(self) -> None:
         self.answered.add_done_callback(_heard)  # whoever asked may have left: that is no error
@@ -104,7 +108,8 @@ class Gatherer(Generic[Item, Answer]):
 
     async def _run(self, questions: Sequence[Question[Item, Answer]]) -> None:
         try:
-            await self._answer_all(questions)
+            with together((question.asked_in for question in questions), len(questions)):
+                await self._answer_all(questions)
         except asyncio.CancelledError:
             for question in questions:
                 question.fail(OutcomeUnknown("The service stopped before the database answered."))

@@ -196,6 +196,7 @@ class Directory:
             if not lookup.answered.done():
                 self._doubt()
             looked = _answer_in_time(lookup)
+            _say_found_in("primary" if looked.primary_reading else "replica")
             if looked.link is not None or looked.primary_reading > came_at_reading:
                 return None if looked.link is None else looked.link.destination
 
@@ -358,8 +359,14 @@ def _gatherer(answer_all: Callable[[Sequence[Lookup]], Awaitable[None]]) -> Gath
     return Gatherer(answer_all, largest_batch=LARGEST_BATCH, most_under_way=MOST_UNDER_WAY, most_waiting=MOST_WAITING)
 
 
+def _say_found_in(place: str) -> None:
+    if (span := telemetry.current()) is not None:
+        span.set_attribute(telemetry.FOUND_IN, place)
+
+
 def _stale(held: Remembered) -> Destination:
     telemetry.STALE_SERVED.inc()
+    _say_found_in("stale memory")
     return held.destination
 
 

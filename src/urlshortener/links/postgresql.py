@@ -30,8 +30,9 @@ from urlshortener.links import migrations
 from urlshortener.links.errands import Errands
 from urlshortener.links.migrations import MigrationOutcome
 from urlshortener.links.sql_store import RowRefused, SqlLinkStore
+from urlshortener.links.sql_traces import trace_statements
 from urlshortener.links.store import ChangeListener
-from urlshortener.telemetry import DATABASE_RETRIES, LOG
+from urlshortener.telemetry import DATABASE_RETRIES, LOG, is_tracing, statement_told
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -219,6 +220,7 @@ class _Pool:
             pool_recycle=recycle_seconds,
             **options,
         )
+        trace_statements(engine, "postgresql")
         on(engine.sync_engine, "connect", self._made)
         on(engine.sync_engine, "checkout", self._checked_out)
         return engine
@@ -226,6 +228,8 @@ class _Pool:
     async def _connect(self) -> Driver:
         driver = await self._connector.connect()
         driver.add_log_listener(self._noticed)
+        if is_tracing():
+            driver.add_query_logger(_told)  # of BEGIN, COMMIT and whatever else does not go through the engine
         self._preparing[driver] = asyncio.get_running_loop().call_later(PREPARE_SECONDS, self._overdue, driver)
         return driver
 
@@ -319,6 +323,10 @@ class _Pool:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _told(query: Any) -> None:
+    statement_told("postgresql", query.query, query.elapsed, query.exception)
 
 
 async def _give_back(connection: AsyncConnection, driver: Driver) -> None:

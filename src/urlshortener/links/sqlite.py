@@ -22,6 +22,7 @@ from urlshortener.links import migrations
 from urlshortener.links.errands import Errands
 from urlshortener.links.migrations import MigrationOutcome
 from urlshortener.links.sql_store import RowRefused, SqlLinkStore
+from urlshortener.links.sql_traces import trace_statements
 from urlshortener.links.store import ChangeListener
 from urlshortener.telemetry import LOG
 
@@ -172,6 +173,7 @@ def _engine(path: Path, size: int, busy_seconds: float, *pragmas: str) -> AsyncE
         cursor.close()
 
     event.listen(engine.sync_engine, "connect", prepare)
+    trace_statements(engine, "sqlite")
     return engine
 
 

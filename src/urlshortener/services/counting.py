@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import chain
 
 from urlshortener.errors import StoreUnavailable
+from urlshortener.events import traces
 from urlshortener.events.channel import Delivery, EventSource
 from urlshortener.events.event import AccessEvent
 from urlshortener.stats.store import Recorded, StatsStore
@@ -111,7 +112,8 @@ class Counting:
             _acknowledge(batch)
 
     async def _recorded(self, deliveries: Sequence[Delivery]) -> _Batch:
-        recorded = await self._stats.record(_events(deliveries))
+        with traces.counting(deliveries):
+            recorded = await self._stats.record(_events(deliveries))
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         return _Batch(deliveries, recorded, self._clock())
 

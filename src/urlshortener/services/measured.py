@@ -9,9 +9,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from urlshortener.services.caller import header
 from urlshortener.services.http import INTERNAL, PROBLEM_TYPE
-from urlshortener.telemetry import LOG, REQUEST_SECONDS, REQUESTS
+from urlshortener.telemetry import LOG, REQUEST_SECONDS, REQUESTS, exemplar
 
-_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
 class Measured:
@@ -62,10 +62,11 @@ class Measured:
         return self._templates.get(scope.get("endpoint"), "unmatched")
 
     def _measure(self, scope: Scope, status: int, seconds: float) -> None:
-        route = scope["route_template"] = self._route(scope)  # traced.py names the span by it
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = scope["route_template"] = self._route(scope)  # traced.py tells both
+        scope["response_status"] = status
+        method = scope["method"] if scope["method"] in METHODS else "other"
         REQUESTS.labels(self._service_name, route, method, str(status)).inc()
-        REQUEST_SECONDS.labels(self._service_name, route).observe(seconds)
+        REQUEST_SECONDS.labels(self._service_name, route).observe(seconds, exemplar())
 
 
 async def _internal(send: Send) -> None:

@@ -33,7 +33,7 @@ from urlshortener.services.runner import Door, listen, serve
 from urlshortener.services.shortener import shortener_app
 from urlshortener.settings import Settings
 from urlshortener.stats.store import StatsStore
-from urlshortener.telemetry import LOG, set_up_logs, set_up_traces
+from urlshortener.telemetry import LOG, Sampling, set_up_logs
 
 _ANALYTICS_CACHE_BYTES = 16 * 1024 * 1024  # there links only tell an unknown code from one that nobody followed
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -53,13 +53,10 @@ async def run(command: str, settings: Settings) -> int:
     _check_token(settings)
     if command == "run":
         await backends.migrate_links(settings)
-    process = _Process(settings)
     with contextlib.ExitStack() as stack:
         if settings.otel_exporter_otlp_endpoint:
-            service = f"url-shortener-{command}" if command == "run" else f"{command}-service"
-            stack.callback(
-                set_up_traces(settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg, service)
-            )
+            stack.callback(_send_traces(command, settings))
+        process = _Process(settings)
         if command in ("run", "shortener"):
             process.add_shortener(_visitor_secret(command, settings))
         if command in ("run", "analytics"):
@@ -189,10 +186,17 @@ class _Process:
             await asyncio.sleep(0.02)
 
 
-def _traced(app: Any, settings: Settings) -> Any:
-    from urlshortener.services.traced import Traced  # noqa: PLC0415 (nobody else should wait for its import)
+def _send_traces(command: str, settings: Settings) -> Callable[[], None]:
+    from urlshortener.telemetry import sending  # noqa: PLC0415 (nobody else should wait for its import)
 
-    return Traced(app, Proxies(settings.trusted_proxies))
+    name = f"url-shortener-{command}" if command == "run" else f"{command}-service"
+    return sending.send_traces(settings.otel_exporter_otlp_endpoint, sending.resource(name, __version__))
+
+
+def _traced(app: Any, settings: Settings) -> Any:
+    from urlshortener.services.traced import Traced  # noqa: PLC0415
+
+    return Traced(app, Proxies(settings.trusted_proxies), Sampling(settings.otel_traces_sampler_arg))
 
 
 async def _answers(name: str, ping: Callable[[], Awaitable[None]]) -> None:

@@ -12,7 +12,7 @@ from urlshortener.links.directory import Directory
 from urlshortener.links.link import Destination
 from urlshortener.services.caller import Proxies, header
 from urlshortener.services.http import could_be_code
-from urlshortener.telemetry import REDIRECTS
+from urlshortener.telemetry import FOUND_IN, REDIRECTS, current, spooling
 
 # Of what a browser says about itself no more is kept than anybody will read.
 _MOST_USER_AGENT = 512
@@ -67,7 +67,7 @@ class Redirects:
 
     async def _live_link(self, code: str, at: datetime) -> Destination:
         try:
-            link = self._directory.known(code) or await self._directory.follow(code) if could_be_code(code) else None
+            link = await self._found(code) if could_be_code(code) else None
         except StoreUnavailable:
             REDIRECTS.labels("unavailable").inc()
             raise
@@ -79,16 +79,26 @@ class Redirects:
             raise Gone("This link is over.")
         return link
 
+    async def _found(self, code: str) -> Destination | None:
+        link = self._directory.known(code)
+        if link is None:
+            return await self._directory.follow(code)
+        if (span := current()) is not None:
+            span.set_attribute(FOUND_IN, "memory")
+        return link
+
     async def _remember(self, scope: Scope, code: str, at: datetime) -> None:
         """Have the access in the spool; only then may the visitor leave."""
         address = self._proxies.client(scope)
         user_agent = header(scope, b"user-agent")[:_MOST_USER_AGENT] or None
-        await self._spool.append(
-            code,
-            at,
-            user_agent,
-            self._visitors.address(address),
-            header(scope, b"referer")[:_MOST_REFERER] or None,
-            self._visitors.visitor(address, user_agent, at),
-            self._proxies.request_id(scope, self._request_id_header),
-        )
+        with spooling() as traceparent:
+            await self._spool.append(
+                code,
+                at,
+                user_agent,
+                self._visitors.address(address),
+                header(scope, b"referer")[:_MOST_REFERER] or None,
+                self._visitors.visitor(address, user_agent, at),
+                self._proxies.request_id(scope, self._request_id_header),
+                traceparent,
+            )

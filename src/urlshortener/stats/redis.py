@@ -11,7 +11,7 @@ from urlshortener.events.event import AccessEvent, EventId
 from urlshortener.stats.access import Access, RequestMemory, access_of, instant, quarters_between
 from urlshortener.stats.redis_connection import FunctionMissing, Line, RedisConnection, Reply, Sentinels
 from urlshortener.stats.store import LinkStats, Recorded, StatsPage
-from urlshortener.telemetry import LOG
+from urlshortener.telemetry import LOG, database_call
 
 _LIBRARY = files("urlshortener.stats").joinpath("counting.lua").read_text("utf-8")
 _VERSION = _LIBRARY.partition("\n")[0].rpartition("_")[2]
@@ -67,9 +67,11 @@ class RedisStats:
         async with self._connection.writing() as line:
             await line.ask_for_replicas()
             wanted = self._replicas_wanted(line)
-            (counted, duplicates, retries, unremembered), acknowledged = await line.ask(
-                ("FCALL", f"shortener_count_{_VERSION}", 0, packed), ("WAIT", wanted, _WAIT_MILLISECONDS)
-            )
+            function = f"shortener_count_{_VERSION}"
+            with database_call("redis", "FCALL", {"db.stored_procedure.name": function}):
+                (counted, duplicates, retries, unremembered), acknowledged = await line.ask(
+                    ("FCALL", function, 0, packed), ("WAIT", wanted, _WAIT_MILLISECONDS)
+                )
             return Recorded(
                 counted,
                 duplicates,

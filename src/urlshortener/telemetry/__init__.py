@@ -2,9 +2,12 @@
 
 metrics.py   counters, gauges and histograms, read at /metrics
 logs.py      lines on standard error
-traces.py    spans, sent to a collector
+traces.py    spans
+sampling.py  which requests have spans
+sending.py   to a collector
 """
 
 from urlshortener.telemetry.logs import *  # noqa: F403 (a room's files are its own business)
 from urlshortener.telemetry.metrics import *  # noqa: F403
+from urlshortener.telemetry.sampling import *  # noqa: F403
 from urlshortener.telemetry.traces import *  # noqa: F403

@@ -79,3 +79,7 @@ EVENT_AGE_SECONDS = _histogram(
 )
 STATS_FAILOVERS = _counter("stats_failovers_total", "Times the counts moved to another Redis process.")
 STATS_AVAILABLE = _gauge("stats_available", "1 while the store of counts answers.")
+
+# telemetry itself
+SPANS_SENT = _counter("spans_sent_total", "Spans that the collector took.")
+SPANS_LOST = _counter("spans_lost_total", "Spans that were made and not taken by the collector in time.")

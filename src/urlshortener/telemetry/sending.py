@@ -1,0 +1,114 @@
+"""Sends spans to an OpenTelemetry collector, over OTLP/gRPC. Imported only where there is one."""
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from urlshortener.telemetry.logs import LOG
+from urlshortener.telemetry.metrics import SPANS_LOST, SPANS_SENT
+from urlshortener.telemetry.traces import trace_with
+
+_MOST_WAITING = 8192  # spans; those above are lost, and counted
+_MOST_OF_A_MESSAGE = 512
+_GATHER_SECONDS = 1.0
+_EXPORT_SECONDS = 10  # tries again within, so that a collector that is being rolled is waited for
+_GOODBYE_SECONDS = 2.0
+_COMPLAIN_SECONDS = 60.0
+
+
+def resource(service: str, version: str) -> Resource:
+    """Who sends: this process, of this service."""
+    return Resource.create(
+        {
+            "service.namespace": "url-shortener",
+            "service.name": service,
+            "service.version": version,
+            "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
+        }
+    )
+
+
+def send_traces(endpoint: str, resource: Resource) -> Callable[[], None]:
+    """Send spans from now on; returns what sends the last of them and ends it, within 2 s.
+
+    All that are made are sent: which requests are traced was decided at the door (services/traced.py).
+    """
+    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"), timeout=_EXPORT_SECONDS)
+    provider = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
+    sender = Sender(exporter)
+    provider.add_span_processor(sender)
+    trace_with(provider.get_tracer("urlshortener"))
+
+    def end() -> None:
+        trace_with(None)
+        sender.shutdown()
+
+    return end
+
+
+class Sender(SpanProcessor):
+    """Gathers spans that have ended, for a thread of its own that sends them.
+
+    A collector that is away, slow, or never answers costs spans and nothing else: whoever ends a span only appends it
+    to a queue, and when that is full, counts it as lost. (The SDK's own processor does the same, but says in the log
+    what it drops and not in a metric, and ends when it likes.)
+    """
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._waiting: deque[ReadableSpan] = deque()
+        self._wanted = threading.Event()
+        self._is_over = False
+        self._complained = float("-inf")
+        self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
+        self._thread.start()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            SPANS_LOST.inc()
+            return
+        self._waiting.append(span)
+        if len(self._waiting) >= _MOST_OF_A_MESSAGE:
+            self._wanted.set()
+
+    def _run(self) -> None:
+        while not self._is_over:
+            self._wanted.wait(_GATHER_SECONDS)
+            self._wanted.clear()
+            while self._waiting:
+                self._send([self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_OF_A_MESSAGE))])
+
+    def _send(self, spans: list[ReadableSpan]) -> None:
+        try:
+            sent = self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception:  # whatever it is, the next ones may arrive
+            sent = False
+        if sent:
+            SPANS_SENT.inc(len(spans))
+        else:
+            SPANS_LOST.inc(len(spans))
+            self._complain(len(spans))
+
+    def _complain(self, spans: int) -> None:
+        if time.monotonic() - self._complained > _COMPLAIN_SECONDS:
+            self._complained = time.monotonic()
+            LOG.warning("spans_lost", extra={"spans": spans, "why": "the collector did not take them in time"})
+
+    def shutdown(self) -> None:
+        self._is_over = True
+        self._wanted.set()
+        self._thread.join(_GOODBYE_SECONDS)
+        self._exporter.shutdown()
+        SPANS_LOST.inc(len(self._waiting))
+
+    def force_flush(self, timeout_millis: int = 0) -> bool:
+        return not self._waiting
