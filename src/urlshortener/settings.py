@@ -189,6 +189,7 @@ class Settings:
     stats_password: str = _setting("", "The password for STATS_URL, when it is not in it.", "…", secret=True)
 
     spool_dir: Path = _setting("{DATA_DIR}/spool", "Where events wait on disk until they are confirmed. One folder may serve several processes of one machine.", "/var/spool/urlshortener", Path)
+    spool_mode: str = _setting("local", "When a redirect is answered: `local`, its event is on this disk; `strict`, somebody else has it too (RabbitMQ has confirmed it, or it is counted), else 503 after 5 s.", "strict", _one_of("local", "strict"))
     spool_max_bytes: int = _setting("4Gi", "Above this, redirects go on and events that do not fit are counted as dropped. Keep it below the volume's limit.", "800Mi", _bytes)
     visitor_secret: str = _setting("", "The key that visitors are told apart with; the same on every replica. `run` makes one in DATA_DIR.", "a long random word", _token, secret=True)
     keep_full_address: bool = _setting("no", "Keep visitors' whole addresses in events instead of /24 and /48.", "yes", _yes_or_no)

@@ -113,7 +113,9 @@ def readiness() -> Readiness:
     return Readiness({"links": lambda: "ok"})
 
 
-def make_shortener(directory: Any, spool: ToldSpool, clock: Clock, readiness: Readiness, **settings: Any) -> ASGIApp:
+def make_shortener(
+    directory: Any, spool: ToldSpool | Spool, clock: Clock, readiness: Readiness, **settings: Any
+) -> ASGIApp:
     return shortener_app(
         directory,
         cast(Spool, spool),

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +10,8 @@ import pytest
 
 from tests.services.conftest import Clock, ToldSpool, asking, make_shortener
 from tests.services.test_shortener import created, problem
+from urlshortener.events import strict
+from urlshortener.events.spool import Spool
 from urlshortener.services.http import Readiness
 from urlshortener.services.redirect import redirect_headers
 from urlshortener.telemetry import REDIRECTS, REGISTRY
@@ -185,3 +188,19 @@ async def test_metrics_bear_templates_and_never_codes(shortener: httpx.AsyncClie
     seen = {(label["route"], label["method"]) for label in labels if "route" in label and "method" in label}
     assert {("/{code}", "GET"), ("/api/v1/urls/{code}", "GET"), ("/{code}", "other"), ("unmatched", "GET")} <= seen
     assert not any("meow" in value for label in labels for value in label.values())
+
+
+async def test_a_visitor_whose_visit_a_strict_spool_cannot_place_is_asked_to_come_again(
+    directory: Any, clock: Clock, readiness: Readiness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strict, "LIMIT_SECONDS", 0.05)
+    spool = Spool(tmp_path / "spool", 1 << 30, strict=True)
+    async with asking(make_shortener(directory, spool, clock, readiness)) as client:
+        await created(client, code="cat")
+        answer = await client.get("/cat")
+        assert answer.headers["retry-after"] == "1"
+        assert problem(answer) == (503, "CHANNEL_UNAVAILABLE", None)
+        following = asyncio.create_task(client.get("/cat"))
+        for _ in range(2):
+            spool.done(await spool.take())
+        assert (await following).status_code == 307

@@ -8,6 +8,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import struct
 from collections import deque
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from zlib import crc32
 from urlshortener.events.segment import FAMILY, MAGIC, Frame, Segment
 from urlshortener.telemetry import LOG, SPOOL_TORN
 
+EPOCH_NAME = re.compile(r"[0-9a-f]{12}-[A-Za-z0-9_-]{16}")  # when it began, and chance
 _CURSOR = struct.Struct("<QQI")
 
 

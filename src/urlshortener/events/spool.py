@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import secrets
 import time
 from collections import deque
@@ -11,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from urlshortener.errors import WrongSetting
-from urlshortener.events.epoch import Batch, Epoch, Held, OtherVersion
+from urlshortener.events.epoch import EPOCH_NAME, Batch, Epoch, Held, OtherVersion
 from urlshortener.events.event import encode
 from urlshortener.events.segment import Frame
+from urlshortener.events.strict import Confirmations
 from urlshortener.telemetry import (
     EPOCHS_ADOPTED,
     EVENTS_SPOOLED,
@@ -33,7 +33,6 @@ _LOOK_AROUND_SECONDS = 3.0
 _COMPLAIN_SECONDS = 10.0
 _MOST_ADOPTED = 8  # at a time; the others wait in their folders
 _TOO_OLD_SECONDS = 7 * 86400  # the counts remember an epoch for 14 days: what is sent later could be counted twice
-_EPOCH = re.compile(r"[0-9a-f]{12}-[A-Za-z0-9_-]{16}")
 
 
 class _Written(asyncio.Future[None]):
@@ -52,9 +51,13 @@ class Spool:
 
     A disk that takes nothing (full, or over `max_bytes`) never stops a redirect: then events wait in memory, a few
     thousand of them, and are given out first; those that do not fit are counted as unspooled.
+
+    A `strict` one keeps whoever appends waiting until the events are done: see events/strict.py.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int, clock: Callable[[], float] = time.time, *, strict: bool = False
+    ) -> None:
         self._folder = folder
         self._aside = folder / "quarantine"
         self._max_bytes = max_bytes
@@ -73,6 +76,7 @@ class Spool:
         self._in_memory_taken: dict[int, Batch] = {}
         self._in_memory_bytes = 0
         self._arrived = asyncio.Event()
+        self._confirmations = Confirmations() if strict else None
         self._cursor_timer: asyncio.TimerHandle | None = None
         self._looked_around = float("-inf")
         self._saw_more = False  # than may be adopted at a time
@@ -109,7 +113,8 @@ class Spool:
         """Give the access the next number of the epoch; the future is done once it is in the file.
 
         All appends of one turn of the event loop are one write and **share one future**: whoever appends often hooks
-        on to it once a turn. It is never cancelled and has no exception.
+        on to it once a turn. It is never cancelled and has no exception, but in a strict spool (`is_strict`)
+        ChannelUnavailable, and there it may take seconds.
         """
         if self._written is None:
             loop = asyncio.get_running_loop()
@@ -144,13 +149,16 @@ class Spool:
         self._turn, self._written = [], None
         self._own.accepted(self._next_seq - 1, int(self._turn_began * 1000))
         frames = self._frames(events)
+        if self._confirmations is not None:
+            self._confirmations.wait(written, range(self._next_seq - len(events), self._next_seq))
         try:
             if self._write(frames):
                 EVENTS_SPOOLED.inc(len(events))
             else:
                 self._keep_in_memory(frames)
         finally:
-            written.set_result(None)
+            if self._confirmations is None:
+                written.set_result(None)
             self._arrived.set()
 
     def _frames(self, events: list[bytes]) -> list[Frame]:
@@ -180,16 +188,25 @@ class Spool:
     def _keep_in_memory(self, frames: list[Frame]) -> None:
         for frame in frames:
             if self._is_closed or self._in_memory_bytes + len(frame.payload) > _MEMORY_BYTES:
-                EVENTS_UNSPOOLED.inc(frame.count)
+                self._drop(frame)
                 continue
             kept = Batch(self.epoch, frame.first_seq, frame.count, frame.payload, False, self._own.highest_seq)
             self._in_memory.append(kept)
             self._in_memory_bytes += len(frame.payload)
 
+    def _drop(self, frame: Frame) -> None:
+        EVENTS_UNSPOOLED.inc(frame.count)
+        if self._confirmations is not None:
+            self._confirmations.lost(range(frame.first_seq, frame.next_seq))
+
     def _complain(self, why: str) -> None:
         if self._clock() - self._complained > _COMPLAIN_SECONDS:
             self._complained = self._clock()
             LOG.error("spool_full", extra={"why": why})
+
+    @property
+    def is_strict(self) -> bool:
+        return self._confirmations is not None
 
     # the sending side
 
@@ -252,7 +269,7 @@ class Spool:
                 self._saw_more = True
                 return
             known = folder.name == self.epoch or folder.name in self._epochs or folder.name in self._left_alone
-            if not known and _EPOCH.fullmatch(folder.name):
+            if not known and EPOCH_NAME.fullmatch(folder.name):
                 self._adopt(folder)
 
     def _adopt(self, folder: Path) -> None:
@@ -281,6 +298,8 @@ class Spool:
         """These are kept elsewhere, durably: they may go. In any order."""
         if self._is_closed:
             return  # its folders may be another's by now: sent again, and not counted again
+        if self._confirmations is not None and batch.epoch == self.epoch:
+            self._confirmations.done(batch)
         if batch.epoch == self.epoch and batch.first_seq in self._in_memory_taken:
             self._in_memory_bytes -= len(self._in_memory_taken.pop(batch.first_seq).body)
             return

@@ -94,7 +94,7 @@ class _Process:
             warm_links=settings.cache_warm_links,
             stale_max=settings.stale_max,
         )
-        self._spool = Spool(settings.spool_dir, settings.spool_max_bytes)
+        self._spool = Spool(settings.spool_dir, settings.spool_max_bytes, strict=settings.spool_mode == "strict")
         if settings.events_url.scheme == "amqp":
             self._publisher = backends.open_publisher(settings, self._spool)
             self.readiness.words["broker"] = lambda: _word(self._publisher.is_connected)

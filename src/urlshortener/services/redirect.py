@@ -5,7 +5,7 @@ from datetime import datetime
 
 from starlette.types import Receive, Scope, Send
 
-from urlshortener.errors import Gone, NotFound, StoreUnavailable
+from urlshortener.errors import ChannelUnavailable, Gone, NotFound, StoreUnavailable
 from urlshortener.events.spool import Spool
 from urlshortener.events.visitor import Visitors
 from urlshortener.links.directory import Directory
@@ -59,7 +59,11 @@ class Redirects:
         at = self._now()
         link = await self._live_link(code, at)
         if scope["method"] == "GET":
-            await self._remember(scope, code, at)
+            try:
+                await self._remember(scope, code, at)
+            except ChannelUnavailable:  # only a strict spool says so
+                REDIRECTS.labels("unavailable").inc()
+                raise
         REDIRECTS.labels("found").inc()
         headers = redirect_headers(link, self._referrer_policy)
         await send({"type": "http.response.start", "status": 307, "headers": headers})
