@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import uvloop
 
 from urlshortener import __version__
-from urlshortener.errors import StoreUnavailable, WrongSetting
+from urlshortener.errors import Unavailable, WrongSetting
 from urlshortener.settings import TABLE, Settings
 
 _WRONG_SETTING = 78  # EX_CONFIG of sysexits.h
@@ -21,29 +21,36 @@ COMMANDS = {
     "shortener": "The service that creates and follows links, on :8080. Needs PostgreSQL and RabbitMQ.",
     "analytics": "The service that counts, on :8081. Needs PostgreSQL, RabbitMQ and Redis.",
     "migrate": "Bring the database of links up to date, and end. Several may run at once.",
+    "dead-letters": "Look at what could not be read as an event, or send it again.",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the arguments say, and exit: 0 done, 2 wrong arguments, 69 a back end is away, 78 a wrong setting."""
-    command = _parser().parse_args(arguments).command
+    asked = _parser().parse_args(arguments)
     try:
         settings = Settings.read(os.environ)
-        sys.exit(_do(command, settings))
+        sys.exit(_do(asked, settings))
     except WrongSetting as error:
         sys.exit(_said(_WRONG_SETTING, str(error)))
-    except StoreUnavailable as error:
+    except Unavailable as error:
         sys.exit(_said(_UNAVAILABLE, str(error)))
 
 
-def _do(command: str, settings: Settings) -> int:
-    from urlshortener.services import processes  # noqa: PLC0415 (a --help should not wait for it)
+def _do(asked: argparse.Namespace, settings: Settings) -> int:
+    from urlshortener.services import letters, processes  # noqa: PLC0415 (a --help should not wait for it)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if command == "migrate":
-            print(runner.run(processes.migrate(settings)))
-            return 0
-        return runner.run(processes.run(command, settings))
+        match asked.command:
+            case "migrate":
+                print(runner.run(processes.migrate(settings)))
+            case "dead-letters" if asked.what == "show":
+                print(runner.run(letters.show(settings, asked.limit)))
+            case "dead-letters":
+                print(runner.run(letters.replay(settings, asked.limit, all_of_them=asked.all)))
+            case command:
+                return runner.run(processes.run(command, settings))
+    return 0
 
 
 def _said(code: int, words: str) -> int:
@@ -61,14 +68,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"urlshortener {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, meaning in COMMANDS.items():
-        commands.add_parser(
+        of_command = commands.add_parser(
             name,
             help=meaning,
             description=meaning,
             epilog=_settings_help(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        if name == "dead-letters":
+            _add_dead_letters(of_command)
     return parser
+
+
+def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_subparsers(dest="what", required=True, metavar="show | replay")
+    show = what.add_parser("show", help="Print the oldest: why, when, and the beginning. They stay where they are.")
+    show.add_argument("--limit", type=_number, default=20, metavar="N", help="at most so many (default: 20)")
+    replay = what.add_parser("replay", help="Send again, as they were, those that can be read as events now.")
+    replay.add_argument("--limit", type=_number, default=10_000, metavar="N", help="look at so many (default: 10000)")
+    replay.add_argument("--all", action="store_true", help="send those too that will only come back")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 1000000 is wanted")
+    return int(text)
 
 
 def _settings_help() -> str:

@@ -5,6 +5,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Never
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
@@ -143,6 +144,7 @@ class AmqpSource:
                     content_type=poison.properties.content_type,
                     message_id=poison.properties.message_id,
                     delivery_mode=2,
+                    timestamp=datetime.now(UTC),
                     headers={**(poison.properties.headers or {}), "reason": poison.reason},
                 ),
                 mandatory=True,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -109,7 +110,8 @@ class _Out:
         return events
 
     def _set_aside(self, body: bytes, epoch: str, reason: NotAnEvent) -> None:
-        letter = {"reason": str(reason), "epoch": epoch, "body": body.decode(errors="backslashreplace")}
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        letter = {"at": at, "reason": str(reason), "epoch": epoch, "body": body.decode(errors="backslashreplace")}
         self._spool.set_aside(json.dumps(letter).encode())
         DEAD_LETTERS.inc()
         LOG.error("dead_letter", extra={"epoch": epoch, "reason": str(reason)})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from urlshortener.errors import WrongSetting
 from urlshortener.events.channel import EventSource
+from urlshortener.events.dead_letters import DeadLetters, SpoolDeadLetters
 from urlshortener.events.spool import Spool
 from urlshortener.links.store import LinkStore
 from urlshortener.settings import Address, Settings
@@ -94,6 +95,15 @@ def open_publisher(settings: Settings, spool: Spool) -> "amqp.AmqpPublisher":
     from urlshortener.events import amqp  # noqa: PLC0415
 
     return amqp.AmqpPublisher(_broker(settings), _topology(settings), spool)
+
+
+def open_dead_letters(settings: Settings) -> DeadLetters:
+    """Where what is no event waits for a person."""
+    if settings.events_url.scheme == "in-process":
+        return SpoolDeadLetters(settings.spool_dir)
+    from urlshortener.events import amqp  # noqa: PLC0415
+
+    return amqp.AmqpDeadLetters(_broker(settings), _topology(settings))
 
 
 async def migrate_links(settings: Settings) -> str:
