@@ -91,7 +91,7 @@ class History:
     @classmethod
     def read(cls, path: Path) -> Self:
         found: dict[int, Request] = {}
-        for line in path.read_text().splitlines():
+        for line in path.read_text().rpartition("\n")[0].splitlines():  # the last one may be half written
             mark, number, *rest = line.split(" ")
             if mark == ">":
                 stream, what, scheduled, sent = rest

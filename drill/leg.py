@@ -27,14 +27,22 @@ LEAD_SECONDS = 4.0  # of quiet load before the first fault: what it is compared 
 REST_SECONDS = 3.0  # of quiet load after each
 DRAIN_SECONDS = 120.0
 MOST_LAG_MS = 50.0
-RATES = {
-    Stream.ONE_SHOT: 60.0,
-    Stream.HOT: 410.0,
-    Stream.BEAT: 20.0,
-    Stream.COLD: 10.0,
-    Stream.CREATE: 10.0,
-    Stream.COUNT: 20.0,
-}
+_ONE_SHOTS, _BEAT, _COLD = 0.06, 20.0, 0.02  # the beat's rate is a resolution, the others are shares
+
+
+def rates_for(redirects_a_second: float) -> dict[Stream, float]:
+    """Of each stream. The more follow links, the more make some."""
+    one_shots, cold = _ONE_SHOTS * redirects_a_second, _COLD * redirects_a_second
+    return {
+        Stream.ONE_SHOT: one_shots,
+        Stream.HOT: redirects_a_second - one_shots - cold - _BEAT,
+        Stream.BEAT: _BEAT,
+        Stream.COLD: cold,
+        Stream.CREATE: 10.0,
+        Stream.COUNT: 20.0,
+    }
+
+
 Say = Callable[[str], None]
 
 
@@ -82,13 +90,10 @@ class Result:
             }
         )
 
-    def write(self, path: Path) -> None:
+    def as_kept(self) -> dict[str, Any]:
         kept = asdict(self)
         kept["violations"] = kept["violations"][:200]
-        kept |= {"is_void": self.is_void, "found": self.found}
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(kept))
-        unfinished.rename(path)
+        return {**kept, "is_void": self.is_void, "found": self.found}
 
 
 class Load:
@@ -138,7 +143,7 @@ def run_leg(  # noqa: PLR0917
     seed: int,
     folder: Path,
     say: Say,
-    rates: Mapping[Stream, float] = RATES,
+    rates: Mapping[Stream, float],
 ) -> Result:
     """Load, with one fault after the other; each begins when the cluster is whole again after the one before."""
     chance = random.Random(seed)
@@ -180,7 +185,7 @@ def run_leg(  # noqa: PLR0917
 
 
 def _plan(name: str, seed: int, faults: Sequence[Fault], folder: Path, rates: Mapping[Stream, float]) -> Plan:
-    seconds = LEAD_SECONDS + sum(fault.seconds_at_most for fault in faults)
+    seconds = LEAD_SECONDS + sum(fault.seconds for fault in faults)
     return Plan(
         name=name,
         seed=seed,

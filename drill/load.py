@@ -4,7 +4,7 @@ Each stream has its rate; when a request leaves is settled before the first one 
 proxies, by turns; where that one refuses the connection, to the other. Nothing is asked twice, but creates: one whose
 outcome is unknown is asked again, with the same idempotency key, until it is known.
 
-It ends when its standard input is closed, after the last requests were answered, or when the plan is over.
+It ends when its standard input is closed, after the last requests were answered.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Plan:
     seed: int
     doors: list[tuple[str, int, int]]  # address, port of the shorteners, port of the analytics
     history: str
-    seconds: float  # at most
+    seconds: float  # for so long there are links that only one visitor follows
     rates: dict[str, float]  # of each stream, a second
     hot_codes: int = 200
     started_ns: int = field(default_factory=time.monotonic_ns)
@@ -106,18 +106,16 @@ class _Visitors:
 
     async def come(self) -> None:
         schedule = self._schedule()
-        following = next(schedule, None)
+        following = next(schedule)
         telling = asyncio.create_task(self._tell())
         while not self._is_over.is_set():
             now = time.monotonic_ns()
             due: list[tuple[Request, Errand]] = []
-            while following is not None and following[0] <= now:
+            while following[0] <= now:
                 due.append(self._request(*following))
-                following = next(schedule, None)
+                following = next(schedule)
             due += self._due_retries()
             self._send(due)
-            if following is None:
-                break
             await asyncio.sleep(TICK_SECONDS)
         await self._last_ones_answered()
         telling.cancel()
@@ -133,7 +131,9 @@ class _Visitors:
 
     def _arrivals(self, stream: Stream, rate: float) -> Iterator[tuple[int, Stream, str]]:
         began = self._plan.started_ns + self._chance.randrange(int(1e9 / rate))
-        for number, what in zip(range(int(rate * self._plan.seconds)), self._whats(stream), strict=False):
+        is_finite = stream in (Stream.ONE_SHOT, Stream.COLD)
+        numbers = range(int(rate * self._plan.seconds)) if is_finite else itertools.count()
+        for number, what in zip(numbers, self._whats(stream), strict=False):
             yield began + int(number * 1e9 / rate), stream, what
 
     def _whats(self, stream: Stream) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import redis
 
+from drill.manifests import Production
 from tests.backends.server import Server, ServerMissing
 
 NODES = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
@@ -26,38 +27,30 @@ NAMES_PORT = 14369  # Erlang's name server; not its usual port, so that it is ou
 PATRONI = "4.1.5"
 PROGRAM = ("urlshortener",)
 
-# How long a member that ended is away: a supervisor starts it again after that. A Redis
-# waits longer, as in the manifests: back within a second it makes Sentinel wait for half a minute.
+# How long a member that ended is away: a supervisor starts it again after that. A Redis waits longer, as the manifests
+# say: back within a second it makes Sentinel wait for half a minute.
 RESTART_SECONDS = 0.5
-REDIS_RESTART_SECONDS = 3.0
 
-# Kept small and quiet: two cores carry three nodes.
+# What is not in the manifests: an operator sets it there, or the servers' defaults hold. Kept small and quiet, for few
+# cores carry three nodes.
 _POSTGRESQL = {
     "shared_buffers": "32MB",
-    "max_connections": 200,
     "jit": "off",
     "wal_log_hints": "on",
     "max_slot_wal_keep_size": "512MB",
-    "tcp_keepalives_idle": 5,
-    "tcp_keepalives_interval": 2,
-    "tcp_keepalives_count": 3,
-    "tcp_user_timeout": 5000,
-    "client_connection_check_interval": "2s",
     "wal_sender_timeout": "5s",
     "wal_receiver_timeout": "5s",
     "wal_retrieve_retry_interval": "500ms",
 }
-_PATRONI_CLUSTER = {
+_PATRONI = {
     "ttl": 20,
     "loop_wait": 1,
     "retry_timeout": 3,
     "primary_start_timeout": 0,
     "synchronous_mode": "quorum",
     "synchronous_mode_strict": True,
-    "synchronous_node_count": 1,
     "failsafe_mode": True,
     "check_timeline": True,
-    "postgresql": {"use_pg_rewind": True, "use_slots": True, "parameters": _POSTGRESQL},
 }
 _RABBITMQ = """
 default_user = app
@@ -75,12 +68,6 @@ cluster_formation.randomized_startup_delay_range.min = 0
 cluster_formation.randomized_startup_delay_range.max = 1
 """
 _REDIS = """
-appendonly yes
-appendfsync everysec
-maxmemory-policy noeviction
-min-replicas-to-write 1
-min-replicas-max-lag 10
-repl-backlog-size 32mb
 repl-diskless-sync yes
 repl-diskless-sync-delay 0
 repl-timeout 5
@@ -96,15 +83,9 @@ events { worker_connections 1024; }
 http {
   access_log off;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
-  client_max_body_size 16k;
   client_header_timeout 5s;
   large_client_header_buffers 4 8k;
   proxy_http_version 1.1;
-  proxy_connect_timeout 300ms;
-  proxy_read_timeout 10s;
-  proxy_next_upstream error timeout;
-  proxy_next_upstream_tries 2;
-  proxy_next_upstream_timeout 2s;
   proxy_set_header Connection "";
   proxy_set_header Host $http_host;
   proxy_set_header X-Edge-Request-Id $request_id;
@@ -187,7 +168,7 @@ class Postgresql(Member):
             "name": address.replace(".", "-"),
             "restapi": {"listen": f"{address}:8008", "connect_address": f"{address}:8008"},
             "etcd3": {"hosts": [f"{node}:2379" for node in NODES]},
-            "bootstrap": {"dcs": _PATRONI_CLUSTER, "initdb": [{"encoding": "UTF8"}, {"locale": "C"}]},
+            "bootstrap": {"dcs": _patroni_cluster(), "initdb": [{"encoding": "UTF8"}, {"locale": "C"}]},
             "postgresql": {
                 "listen": f"{address}:5432",
                 "connect_address": f"{address}:5432",
@@ -236,6 +217,16 @@ class Postgresql(Member):
         return self._run(self._programs / "psql", *how, "-c", statement, limit_seconds=30)
 
 
+def _patroni_cluster() -> dict[str, object]:
+    production = Production.rendered()
+    parameters = {**production.used("postgresql"), **_POSTGRESQL}
+    return {
+        **_PATRONI,
+        "synchronous_node_count": production.replicas_to_wait_for,
+        "postgresql": {"use_pg_rewind": True, "use_slots": True, "parameters": parameters},
+    }
+
+
 class NamesOfErlang(Member):
     """One for the machine: it takes no more. It dies with no node."""
 
@@ -258,7 +249,9 @@ class Rabbitmq(Member):
             f"cluster_formation.classic_config.nodes.{number} = {_erlang_name(node)}"
             for number, node in enumerate(NODES, 1)
         )
-        settings = f"listeners.tcp.default = {address}:5672\ndefault_pass = {PASSWORD}{_RABBITMQ}{nodes}\n"
+        production = "\n".join(f"{name} = {value}" for name, value in Production.rendered().used("rabbitmq").items())
+        own = f"listeners.tcp.default = {address}:5672\ndefault_pass = {PASSWORD}"
+        settings = f"{own}{_RABBITMQ}{nodes}\n{production}\n"
         (self.folder / "rabbitmq.conf").write_text(settings)
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "environment.conf").touch()
@@ -320,12 +313,13 @@ def _erlang_name(address: str) -> str:
 
 
 class Redis(Member):
-    restart_seconds = REDIS_RESTART_SECONDS
-
     def __init__(self, address: str) -> None:
         super().__init__("redis", address, 6379)
+        production = Production.rendered()
+        self.restart_seconds = production.redis_start_delay_seconds
         lines = [f"bind {address}", "port 6379", f"dir {self.folder}", f"requirepass {PASSWORD}"]
-        lines += [f"masterauth {PASSWORD}", 'save ""', _REDIS]
+        lines += [f"masterauth {PASSWORD}", _REDIS]
+        lines += [f"{name} {value}" for name, value in production.used("redis").items()]
         # Between addresses of loopback, a connection comes from the one that it goes to: nobody can be told by that.
         lines.append(f"replica-announce-ip {address}")
         if address != NODES[0]:
@@ -356,13 +350,12 @@ class Sentinel(Member):
     def __init__(self, address: str) -> None:
         super().__init__("sentinel", address, 26379)
         self._settings = self.folder / "settings"
+        production = Production.rendered().used("sentinel")
         self._settings.write_text(
             f"bind {address}\nport 26379\ndir {self.folder}\nsentinel announce-ip {address}\n"
             f"sentinel monitor {MASTER_NAME} {NODES[0]} 6379 2\n"
             f"sentinel auth-pass {MASTER_NAME} {PASSWORD}\n"
-            f"sentinel down-after-milliseconds {MASTER_NAME} 1000\n"
-            f"sentinel failover-timeout {MASTER_NAME} 3000\n"
-            f"sentinel parallel-syncs {MASTER_NAME} 2\n"
+            + "".join(f"sentinel {name} {MASTER_NAME} {value}\n" for name, value in production.items())
         )
 
     def _command(self) -> Sequence[str]:
@@ -409,7 +402,7 @@ class Service(Member):
 class Nginx(Member):
     def __init__(self, address: str) -> None:
         super().__init__("nginx", address, 8080)
-        doors = ""
+        doors = _retries_of_the_ingress()
         for port in (8080, 8081):
             upstreams = " ".join(f"server {node}:{port} max_fails=1 fail_timeout=2s;" for node in NODES)
             doors += f"  upstream door{port} {{ {upstreams} keepalive 32; }}\n"
@@ -421,9 +414,19 @@ class Nginx(Member):
         return ["/usr/sbin/nginx", "-p", str(self.folder), "-c", "nginx.conf", "-e", "stderr"]
 
 
+def _retries_of_the_ingress() -> str:
+    """Its annotations as directives. What is a number there is of seconds."""
+    lines = ""
+    for name, value in Production.rendered().used("ingress").items():
+        directive = {"proxy-body-size": "client_max_body_size"}.get(name, name.replace("-", "_"))
+        lines += f"  {directive} {f'{value}s' if name.endswith('-timeout') else value};\n"
+    return lines
+
+
 def service_settings() -> dict[str, str]:
     """Of both services, on every node."""
     return {
+        **Production.rendered().used("service"),
         "LINKS_URL": f"postgresql://app@{','.join(f'{node}:5432' for node in NODES)}/links",
         "LINKS_READ_URL": f"postgresql://app@{','.join(f'{node}:5432' for node in NODES)}/links",
         "LINKS_PASSWORD": PASSWORD,

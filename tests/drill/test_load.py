@@ -55,8 +55,21 @@ async def history_of(folder: Path, answers: Answers) -> History:
         plan.write(folder / "plan")
         command = [sys.executable, "-m", "drill.load", str(folder / "plan")]
         process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        async with asyncio.timeout(60):
+            while not _is_over(folder / "history"):
+                await asyncio.sleep(0.1)
+        assert process.stdin is not None
+        process.stdin.close()
         assert await asyncio.wait_for(process.wait(), 60) == 0
     return History.read(folder / "history")
+
+
+def _is_over(path: Path) -> bool:
+    """Whether all came who were to come once, and enough of the others."""
+    if not path.exists():
+        return False
+    history = History.read(path)
+    return all(len(list(history.of(stream))) >= rate * SECONDS for stream, rate in RATES.items())
 
 
 def outcomes(history: History, *streams: Stream) -> set[tuple[Outcome, str]]:
@@ -65,8 +78,9 @@ def outcomes(history: History, *streams: Stream) -> set[tuple[Outcome, str]]:
 
 async def test_every_visitor_of_the_schedule_comes_and_is_sent_to_the_door_that_opens(tmp_path: Path) -> None:
     history = await history_of(tmp_path, well)
+    assert len(list(history.of(Stream.ONE_SHOT))) == RATES[Stream.ONE_SHOT] * SECONDS
     for stream, rate in RATES.items():
-        assert len(list(history.of(stream))) == rate * SECONDS
+        assert len(list(history.of(stream))) >= rate * SECONDS
     assert outcomes(history, *REDIRECTS) == {(Outcome.OK, "307")}
     assert outcomes(history, Stream.CREATE) == {(Outcome.OK, "Xy12")}
     assert outcomes(history, Stream.COUNT) == {(Outcome.OK, "0")}
@@ -107,7 +121,7 @@ async def test_a_create_whose_outcome_is_unknown_is_asked_again_with_its_key(tmp
     tries: dict[str, list[Outcome]] = {}
     for request in history.of(Stream.CREATE):
         tries.setdefault(request.what, []).append(request.outcome)
-    assert len(tries) == RATES[Stream.CREATE] * SECONDS
+    assert len(tries) >= RATES[Stream.CREATE] * SECONDS
     assert all(of_key[-1] is Outcome.OK for of_key in tries.values())
     assert sum(len(of_key) - 1 for of_key in tries.values()) == 5
 

@@ -1,0 +1,98 @@
+"""The settings of production, taken from what its manifests render, and what the drill has otherwise.
+
+`Production.rendered()` is what k8s/overlays/prod says. Every setting there is used as it stands, or DIFFERENCES says
+why not; tests/drill/test_manifests.py holds this file to that.
+"""
+
+import functools
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml  # type: ignore[import-untyped]
+
+from tests.backends.server import ServerMissing
+
+_OVERLAY = Path(__file__).parent.parent / "k8s" / "overlays" / "prod"
+_ANNOTATION = "nginx.ingress.kubernetes.io/"
+
+# What production says -> what the drill does instead, and why.
+DIFFERENCES: Mapping[str, str] = {
+    "postgresql shared_buffers": "32 MB: three of them share a small machine with everything else",
+    "postgresql max_slot_wal_keep_size": "512 MB, as the disk is",
+    "postgresql operator": "Patroni with etcd, in place of an operator that needs Kubernetes",
+    "rabbitmq default_queue_type": "Debian's 3.10 does not know it; the services name the type",
+    "rabbitmq quorum_queue.continuous_membership_reconciliation.enabled": "since 3.13; all nodes join first here",
+    "rabbitmq quorum_queue.continuous_membership_reconciliation.target_group_size": "since 3.13",
+    "service HOST": "the node's address",
+    "service LINKS_URL": "the nodes' addresses, where production has a Service",
+    "service LINKS_READ_URL": "the nodes' addresses, where production has a Service",
+    "service STATS_URL": "the nodes' addresses, where production has a Service",
+    "service TRUSTED_PROXIES": "the drill's proxies",
+    "service OTEL_EXPORTER_OTLP_ENDPOINT": "no collector runs here",
+    "service PUBLIC_URL": "links begin with the host that was asked",
+    "ingress ssl-redirect": "no TLS here",
+}
+
+
+@dataclass(frozen=True)
+class Production:
+    """Names without their system's prefix, values as their servers write them."""
+
+    postgresql: Mapping[str, str]
+    replicas_to_wait_for: int
+    rabbitmq: Mapping[str, str]
+    redis: Mapping[str, str]
+    redis_start_delay_seconds: float
+    sentinel: Mapping[str, str]
+    service: Mapping[str, str]
+    ingress: Mapping[str, str]
+
+    @classmethod
+    @functools.cache
+    def rendered(cls) -> Self:
+        objects = [each for each in yaml.safe_load_all(_render()) if each]
+
+        def only(kind: str, name: str = "") -> dict[str, Any]:
+            (found,) = (o for o in objects if o["kind"] == kind and o["metadata"]["name"].startswith(name))
+            return dict(found)
+
+        postgresql, redis = only("Cluster")["spec"]["postgresql"], only("RedisFailover")["spec"]
+        command = " ".join(redis["redis"]["command"])
+        ingress = only("Ingress", "url-shortener")["metadata"]["annotations"]
+        return cls(
+            postgresql={name: str(value) for name, value in postgresql["parameters"].items()},
+            replicas_to_wait_for=int(postgresql["synchronous"]["number"]),
+            rabbitmq=_pairs(only("RabbitmqCluster")["spec"]["rabbitmq"]["additionalConfig"].splitlines(), "="),
+            # The command line comes first in the server's life, the rest is set every half minute: they are to agree.
+            redis={**_pairs(redis["redis"]["customConfig"], " "), **dict(re.findall(r"--([a-z-]+) (\S+)", command))},
+            redis_start_delay_seconds=float(re.findall(r"sleep (\d+)", command)[0]),
+            sentinel=_pairs(redis["sentinel"]["customConfig"], " "),
+            service=only("ConfigMap", "url-shortener-settings")["data"],
+            ingress={
+                name.removeprefix(_ANNOTATION): value for name, value in ingress.items() if name.startswith(_ANNOTATION)
+            },
+        )
+
+    def used(self, system: str) -> dict[str, str]:
+        """What the drill takes as it stands."""
+        return {name: value for name, value in getattr(self, system).items() if f"{system} {name}" not in DIFFERENCES}
+
+
+def _pairs(lines: Sequence[str], separator: str) -> dict[str, str]:
+    split = (line.partition(separator) for line in lines if line.strip())
+    return {name.strip(): value.strip() for name, _, value in split}
+
+
+def _render() -> str:
+    if program := shutil.which("kubectl"):
+        command = [program, "kustomize"]
+    elif program := shutil.which("kustomize"):
+        command = [program, "build"]
+    else:
+        raise ServerMissing("kubernetes-client")
+    return subprocess.run([*command, str(_OVERLAY)], capture_output=True, text=True, check=True, timeout=60).stdout

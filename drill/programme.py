@@ -1,0 +1,186 @@
+"""What a drill consists of, in which order, and how it goes on where it stopped."""
+
+import json
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drill import faults
+from drill.alone import run_alone
+from drill.checkers import Violation
+from drill.cluster import Cluster
+from drill.controls import CONTROLS, Control
+from drill.faults import Fault
+from drill.leg import Result, Say, rates_for, run_leg
+
+KILLS = 30  # of each role, in a full drill
+_KILLS_A_LEG = 5
+_LEGS_A_CLUSTER = 20  # then it starts anew: counts and links of all legs stay in its stores
+
+
+@dataclass(frozen=True)
+class Step:
+    """A leg: faults one after the other under load. Or a control, or the one process alone."""
+
+    name: str
+    faults: Sequence[Fault] = ()
+    control: Control | None = None
+    kills_alone: int = 0
+
+    @property
+    def is_strict(self) -> bool:
+        return any(fault.strict for fault in self.faults)
+
+
+def full(seed: int) -> list[Step]:
+    """Every kill 30 times, every hang and all else three times, each control once. All roles come round by turns."""
+    chance = random.Random(seed)
+    rounds = [[Step(f"kill-{n}-{i}", [fault] * _KILLS_A_LEG) for n, fault in enumerate(faults.KILLS)] for i in range(6)]
+    for number in range(3):
+        rounds[2 * number] += [
+            *(Step(f"hang-{number}-{n}", part) for n, part in enumerate(_parts(faults.HANGS, 6))),
+            *(Step(f"other-{number}-{n}", part) for n, part in enumerate(_parts(faults.OTHERS, 6))),
+            *(Step(f"long-{number}-{n}", part) for n, part in enumerate(_parts(faults.LONG, 2))),
+            Step(f"strict-{number}", [faults.LOST] * 3),
+        ]
+    rounds[1] += [*_controls(), Step("alone", kills_alone=KILLS)]
+    for steps in rounds:
+        chance.shuffle(steps)
+    return [step for steps in rounds for step in steps]
+
+
+def short(seed: int) -> list[Step]:
+    """Every fault and every control once."""
+    return [
+        *(Step(f"kill-{n}", part) for n, part in enumerate(_parts(faults.KILLS, 7))),
+        *(Step(f"hang-{n}", part) for n, part in enumerate(_parts(faults.HANGS, 12))),
+        *(Step(f"other-{n}", part) for n, part in enumerate(_parts(faults.OTHERS, 6))),
+        *(Step(f"long-{n}", part) for n, part in enumerate(_parts(faults.LONG, 6))),
+        Step("strict", [faults.LOST]),
+        *_controls(),
+        Step("alone", kills_alone=5),
+    ]
+
+
+def brief(seed: int) -> list[Step]:
+    """Six kills and three controls: what fits beside the tests."""
+    roles = ("PostgreSQL primary", "RabbitMQ leader", "Redis master", "analytics", "shortener", "node")
+    kills = {fault.role: fault for fault in faults.KILLS if fault.how == "killed"}
+    wanted = ("no_dedup", "early_acknowledgement", "no_spool")
+    return [
+        Step("kills", [kills[role] for role in roles]),
+        *(step for step in _controls() if step.control and step.control.unsafe in wanted),
+    ]
+
+
+def _controls() -> Iterator[Step]:
+    return (Step(f"control-{number}", [control.fault], control) for number, control in enumerate(CONTROLS))
+
+
+def _parts(all_faults: Sequence[Fault], of: int) -> Iterator[Sequence[Fault]]:
+    return (all_faults[first : first + of] for first in range(0, len(all_faults), of))
+
+
+PROGRAMMES: dict[str, Callable[[int], list[Step]]] = {"full": full, "short": short, "brief": brief}
+
+
+def has_passed(result: Mapping[str, Any]) -> bool:
+    """A leg passes when nothing was found; a control, when its checker found what it had to."""
+    if result["expected"]:
+        return result["expected"] in result["found"]
+    return not result["found"]
+
+
+class Drill:
+    """Runs the steps whose results are not in the folder yet."""
+
+    def __init__(self, folder: Path, steps: Sequence[Step], seed: int, say: Say, redirects_a_second: float) -> None:
+        self._folder, self._steps, self._seed, self._say = folder, steps, seed, say
+        self._rates = rates_for(redirects_a_second)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._cluster: Cluster | None = None
+        self._legs = 0
+        self._hold = ExitStack()
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """Of the steps that are done, in the order of the programme."""
+        files = (self._file(step) for step in self._steps)
+        return [json.loads(file.read_text()) for file in files if file.exists()]
+
+    def run(self) -> bool:
+        """Whether all passed."""
+        with self._hold:
+            for number, step in enumerate(self._steps, 1):
+                if self._file(step).exists():
+                    continue
+                began = time.monotonic()
+                self._say(f"step {number} of {len(self._steps)}: {self._words(step)}")
+                self._keep(step, self._run(step, number))
+                self._say(
+                    f"step {number} of {len(self._steps)}: {self._verdict(step)} ({time.monotonic() - began:.0f} s)"
+                )
+        return all(has_passed(result) for result in self.results)
+
+    def _file(self, step: Step) -> Path:
+        return self._folder / f"{step.name}.json"
+
+    def _words(self, step: Step) -> str:
+        if step.control:
+            return f"control, {step.control.name}: {step.control.fault.name}"
+        if step.kills_alone:
+            return f"the one process alone, killed {step.kills_alone} times"
+        return "; ".join(dict.fromkeys(fault.name for fault in step.faults))
+
+    def _keep(self, step: Step, result: Result) -> None:
+        kept = {
+            **result.as_kept(),
+            "step": step.name,
+            "words": self._words(step),
+            "control": step.control.name if step.control else "",
+            "expected": step.control.checker if step.control else "",
+        }
+        unfinished = self._file(step).with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(kept))
+        unfinished.rename(self._file(step))
+
+    def _verdict(self, step: Step) -> str:
+        result = json.loads(self._file(step).read_text())
+        what = "nothing found" if not result["found"] else str(result["found"])
+        return f"{'passed' if has_passed(result) else 'FAILED'}, {what}{', times void' if result['is_void'] else ''}"
+
+    def _run(self, step: Step, number: int) -> Result:
+        seed = self._seed * 1000 + number
+        name = f"{step.name}-{secrets.token_hex(3)}"
+        try:
+            if step.kills_alone:
+                return run_alone(name, step.kills_alone, seed, self._folder, self._say)
+            return self._run_on_cluster(step, name, seed)
+        except AssertionError as error:
+            self._hold.close()
+            self._cluster = None
+            return Result(name, seed, 0, 0, 0, {}, 0, [Violation("did not recover", str(error))])
+
+    def _run_on_cluster(self, step: Step, name: str, seed: int) -> Result:
+        cluster = self._started()
+        with ExitStack() as changed:
+            if step.control:
+                changed.enter_context(step.control.taken_away(cluster))
+            elif step.is_strict:
+                changed.callback(cluster.change_services, cluster.shorteners)
+                cluster.change_services(cluster.shorteners, differs={"SPOOL_MODE": "strict"})
+            return run_leg(cluster, name, step.faults, seed, self._folder, self._say, self._rates)
+
+    def _started(self) -> Cluster:
+        if self._cluster is None or self._legs >= _LEGS_A_CLUSTER:
+            self._hold.close()
+            self._cluster = self._hold.enter_context(Cluster(self._say))
+            self._cluster.start()
+            self._legs = 0
+        self._legs += 1
+        return self._cluster
