@@ -5,7 +5,7 @@ SCRIPTS := scripts/setup .ci/run k8s/helm/install-operators.sh k8s/seal.sh
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench format docs lock clean
+.PHONY: help run test check bench drill drill-short cluster format docs lock clean
 
 help:
 	@echo 'make TARGET [ARGS="…"]'
@@ -29,6 +29,18 @@ check: ## Look at format, style and types, and change nothing.
 bench: ## Measure how fast it is, beside nginx. ARGS=redirects asks one question; ARGS=--help tells of the others.
 	@scripts/setup dev servers
 	@$(BIN)/python -m bench $(ARGS)
+
+drill: ## Kill everything under load, for hours, and see that nothing is lost. Goes on where it stopped; ARGS=--anew forgets.
+	@scripts/setup dev servers
+	@$(BIN)/python -m drill full $(ARGS)
+
+drill-short: ## Every fault of the drill once, and everything that it has to notice, within 20 minutes.
+	@scripts/setup dev servers
+	@$(BIN)/python -m drill short --anew $(ARGS)
+
+cluster: ## Three nodes on this machine, to play with and to kill, until Ctrl-C.
+	@scripts/setup dev servers
+	@$(BIN)/python -m drill cluster $(ARGS)
 
 format: ## Bring all code into the one format, and mend what can be mended by itself.
 	@scripts/setup dev

@@ -79,12 +79,13 @@ class Cluster:
     def start(self) -> None:
         """When this returns, any single process or node may be killed."""
         began = time.monotonic()
+        self._supervisor.start()
         self._launch(self.names, *self.etcd, *self.redis, self.rabbitmq[0])
         self._wait(*self.etcd)
         self._launch(*self.postgresql)
         wait_for(lambda: all(r.role_in_words in ("master 2", "slave connected") for r in self.redis), "Redis", 30)
         self._launch(*self.sentinels)
-        wait_for(self._postgresql_is_whole, "PostgreSQL with two replicas", 90)
+        wait_for(self._postgresql_is_whole, "PostgreSQL with two replicas", 180)
         primary = self.primary()
         primary.run_sql(f"CREATE ROLE app LOGIN IN ROLE pg_signal_backend PASSWORD '{PASSWORD}'")
         primary.run_sql("CREATE DATABASE links OWNER app")
@@ -98,8 +99,6 @@ class Cluster:
         self._launch(*self.proxies)
         self._wait(*self.proxies)
         self.wait_until_whole()
-        self._supervised = list(self.members)
-        self._supervisor.start()
         self._say(f"three nodes are up after {time.monotonic() - began:.0f} s")
 
     def wait_until_whole(self, within_seconds: float = 90) -> None:
@@ -175,6 +174,7 @@ class Cluster:
     def _launch(self, *members: Member) -> None:
         for member in members:
             member.launch()
+            self._supervised.append(member)
 
     def _wait(self, *members: Member) -> None:
         for member in members:
@@ -186,7 +186,7 @@ class Cluster:
 
     def _supervise(self) -> None:
         while not self._closing.wait(0.05):
-            for member in self._supervised:
+            for member in list(self._supervised):
                 member.supervise(time.monotonic())
 
 

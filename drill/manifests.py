@@ -5,9 +5,11 @@ why not; tests/drill/test_manifests.py holds this file to that.
 """
 
 import functools
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,10 +91,11 @@ def _pairs(lines: Sequence[str], separator: str) -> dict[str, str]:
 
 
 def _render() -> str:
-    if program := shutil.which("kubectl"):
-        command = [program, "kustomize"]
-    elif program := shutil.which("kustomize"):
+    where = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # setup may have built one beside Python
+    if program := shutil.which("kustomize", path=where):
         command = [program, "build"]
+    elif program := shutil.which("kubectl"):
+        command = [program, "kustomize"]
     else:
         raise ServerMissing("kubernetes-client")
     return subprocess.run([*command, str(_OVERLAY)], capture_output=True, text=True, check=True, timeout=60).stdout
