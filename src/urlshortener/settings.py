@@ -206,7 +206,8 @@ class Settings:
     drain_delay: timedelta = _setting("0s", "How long a stopping service goes on answering as not ready, so that proxies leave it, before it closes its doors.", "5s", _duration)
     stop_timeout: timedelta = _setting("20s", "How long a stop may take after that: requests are finished, events are sent.", "30s", _duration)
     log_level: str = _setting("info", "debug, info, warning or error.", "debug", _one_of("debug", "info", "warning", "error"))
-    otel_exporter_otlp_endpoint: str = _setting("", "The OTLP/gRPC collector that traces go to; empty: none are made.", "http://otel-collector:4317", _web_address)
+    access_log: float = _setting("0", "The share of requests that are written to the log, a line each.", "0.01", _ratio)
+    otel_exporter_otlp_endpoint: str = _setting("", "The OTLP/gRPC collector that traces and metrics go to; empty: nothing is sent.", "http://otel-collector:4317", _web_address)
     otel_traces_sampler_arg: float = _setting("0.01", "The share of requests that are traced, where the caller did not decide.", "1", _ratio)
 
     # fmt: on

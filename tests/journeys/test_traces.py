@@ -102,6 +102,10 @@ def test_all_in_one_it_is_the_same_trace_without_a_broker_and_a_create_has_its_s
         road = {"spool access event", "wait in spool", "process spool", "apply batch", "count access event"}
         wait_until(lambda: road <= _names(receiver.of(TRACE)), "the click's spans arrive", within_seconds=20)
         wait_until(lambda: bool(receiver.named("POST /api/v1/urls")), "the create's span arrives", within_seconds=20)
+        system.shortener_process.stop()  # it sends its last numbers
+        assert {"http_requests", "events_counted", "spool_bytes", "event_age_when_counted_seconds"} <= set(
+            receiver.metrics
+        )
     finally:
         system.close()
     (create,) = receiver.named("POST /api/v1/urls")

@@ -8,6 +8,7 @@ import pytest
 from tests.services.conftest import asking
 from urlshortener import errors
 from urlshortener.services.http import Readiness, ops_app, problem_body, problem_of
+from urlshortener.telemetry import REQUEST_SECONDS
 
 Door = tuple[str, httpx.AsyncClient]
 
@@ -122,6 +123,17 @@ async def test_the_second_port_has_probes_and_metrics(readiness: Readiness) -> N
         assert metrics.headers["content-type"].startswith("text/plain; version=")
         assert (await client.post("/metrics")).json()["code"] == "METHOD_NOT_ALLOWED"
         assert (await client.get("/nothing")).json()["code"] == "NOT_FOUND"
+
+
+async def test_exemplars_are_in_the_format_that_has_them(readiness: Readiness) -> None:
+    trace = {"trace_id": "0a" * 16, "span_id": "0b" * 8}
+    REQUEST_SECONDS.labels("shortener-service", "/exemplary").observe(0.02, trace)
+    async with asking(ops_app("shortener-service", readiness)) as client:
+        plain = await client.get("/metrics")
+        open_metrics = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert open_metrics.headers["content-type"].startswith("application/openmetrics-text; version=")
+    assert trace["trace_id"] in open_metrics.text
+    assert trace["trace_id"] not in plain.text
 
 
 async def test_neither_main_door_shows_metrics(shortener: httpx.AsyncClient, analytics: httpx.AsyncClient) -> None:

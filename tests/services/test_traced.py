@@ -81,12 +81,6 @@ async def test_nobody_elses_trace_is_continued(spans: InMemorySpanExporter) -> N
     assert _only(spans).parent is None
 
 
-async def test_the_fast_ways_draw_is_not_drawn_again(spans: InMemorySpanExporter) -> None:
-    await _asked(_App(), ratio=0, traced=True)
-    await _asked(_App(), ratio=1, traced=False)
-    assert len(spans.get_finished_spans()) == 1
-
-
 async def test_a_failed_request_that_was_not_sampled_is_told_of_all_the_same(spans: InMemorySpanExporter) -> None:
     app = _App(503)
     await _asked(app, traceparent=f"{_PARENT}-00")

@@ -14,7 +14,14 @@ from urlshortener.events.amqp_connection import Broker, Connection, Dialler, Los
 from urlshortener.events.amqp_topology import Topology
 from urlshortener.events.spool import Batch, Spool
 from urlshortener.events.traces import publishing
-from urlshortener.telemetry import BROKER_BLOCKED, BROKER_CONNECTED, CONFIRM_SECONDS, EVENTS_CONFIRMED, LOG
+from urlshortener.telemetry import (
+    BROKER_BLOCKED,
+    BROKER_CONNECTED,
+    CONFIRM_SECONDS,
+    EVENTS_CONFIRMED,
+    LOG,
+    MESSAGES_UNCONFIRMED,
+)
 
 _MOST_EVENTS = 256
 _GATHER_SECONDS = 0.01
@@ -85,6 +92,7 @@ class AmqpPublisher:
         self.is_connected = connected
         BROKER_CONNECTED.labels("publish").set(connected)
         BROKER_BLOCKED.set(0)
+        MESSAGES_UNCONFIRMED.set(0)
 
     async def _publish(self, connection: Connection) -> Never:
         window = _Window()
@@ -175,6 +183,7 @@ class _Window:
 
     def _resize(self, size: int) -> None:
         self._bytes += size
+        MESSAGES_UNCONFIRMED.set(len(self._sent))
         if len(self._sent) < _MOST_MESSAGES_UNCONFIRMED and self._bytes < _MOST_BYTES_UNCONFIRMED:
             self._has_room.set()
         else:

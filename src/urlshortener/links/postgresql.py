@@ -23,7 +23,7 @@ from sqlalchemy.event import listen as on
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from urlshortener.errors import OutcomeUnknown, StoreUnavailable
 from urlshortener.links import migrations
@@ -32,7 +32,15 @@ from urlshortener.links.migrations import MigrationOutcome
 from urlshortener.links.sql_store import RowRefused, SqlLinkStore
 from urlshortener.links.sql_traces import trace_statements
 from urlshortener.links.store import ChangeListener
-from urlshortener.telemetry import DATABASE_RETRIES, LOG, is_tracing, statement_told
+from urlshortener.telemetry import (
+    DATABASE_CONNECTIONS_MOST,
+    DATABASE_CONNECTIONS_USED,
+    DATABASE_FAILOVERS,
+    DATABASE_RETRIES,
+    LOG,
+    is_tracing,
+    statement_told,
+)
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -92,7 +100,7 @@ def open_store(servers: Servers, read_servers: Servers | None = None) -> SqlLink
 
 async def migrate(servers: Servers) -> MigrationOutcome:
     """Make the tables, or bring them up to date. Several may do so at once: one works, the others wait for it."""
-    pool = _Pool(servers, Role.PRIMARY, 1, {"lock_timeout": "60s"})
+    pool = _Pool("migrate", servers, Role.PRIMARY, 1, {"lock_timeout": "60s"})
     try:
         return await pool.migrate()
     except _TryAgain as error:
@@ -108,11 +116,13 @@ class PostgresqlDatabase:
         self.nearby_is_primary = read_servers is None
         limits = {"statement_timeout": "5s", "lock_timeout": "3s", "idle_in_transaction_session_timeout": "10s"}
         self._servers = servers
-        self._writers = _Pool(servers, Role.PRIMARY, WRITE_CONNECTIONS, limits)
-        self._readers = _Pool(servers, Role.PRIMARY, READ_CONNECTIONS, _READING, autocommit=True)
+        self._writers = _Pool("write", servers, Role.PRIMARY, WRITE_CONNECTIONS, limits)
+        self._readers = _Pool("read", servers, Role.PRIMARY, READ_CONNECTIONS, _READING, autocommit=True)
         self._nearby = self._readers
         if read_servers is not None:
-            self._nearby = _Pool(read_servers, Role.REPLICA_IF_ANY, READ_CONNECTIONS, _READING, autocommit=True)
+            self._nearby = _Pool(
+                "replica", read_servers, Role.REPLICA_IF_ANY, READ_CONNECTIONS, _READING, autocommit=True
+            )
         self._errands = Errands()
 
     def insert(self, table: Table) -> postgresql.Insert:
@@ -201,8 +211,9 @@ class _Pool:
     """A few connections to servers in one role."""
 
     def __init__(
-        self, servers: Servers, role: Role, size: int, limits: dict[str, str], *, autocommit: bool = False
+        self, name: str, servers: Servers, role: Role, size: int, limits: dict[str, str], *, autocommit: bool = False
     ) -> None:
+        self._name = name
         self._connector = Connector(servers, role, limits)
         self._generation = 0  # grows when the primary has moved: connections of an older one are stale
         self._preparing: dict[Driver, asyncio.TimerHandle] = {}
@@ -221,6 +232,8 @@ class _Pool:
             **options,
         )
         trace_statements(engine, "postgresql")
+        DATABASE_CONNECTIONS_MOST.labels(self._name).set(size)
+        DATABASE_CONNECTIONS_USED.labels(self._name).set_function(_in_use(engine))
         on(engine.sync_engine, "connect", self._made)
         on(engine.sync_engine, "checkout", self._checked_out)
         return engine
@@ -257,6 +270,7 @@ class _Pool:
         """All connections of this generation are stale; those in use find out by themselves."""
         if generation == self._generation:
             self._generation += 1
+            DATABASE_FAILOVERS.labels(self._name).inc()
 
     async def attempt(self, work: Callable[[AsyncConnection], Awaitable[T]], seconds: float) -> T:
         """Do the work in one transaction, once.
@@ -327,6 +341,12 @@ class _Pool:
 
 def _told(query: Any) -> None:
     statement_told("postgresql", query.query, query.elapsed, query.exception)
+
+
+def _in_use(engine: AsyncEngine) -> Callable[[], float]:
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    return pool.checkedout
 
 
 async def _give_back(connection: AsyncConnection, driver: Driver) -> None:

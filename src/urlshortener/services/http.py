@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from fastapi.exceptions import RequestValidationError
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -238,8 +238,10 @@ def ops_app(service_name: str, readiness: Readiness) -> ASGIApp:
     async def ready(_: Request) -> Response:
         return ready_answer(service_name, readiness)
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def metrics(request: Request) -> Response:
+        """As whoever asks can read it: exemplars exist in the OpenMetrics format only."""
+        render, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(render(REGISTRY), headers={"Content-Type": content_type})
 
     routes = [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)]
     app = Starlette(routes=routes, exception_handlers=HANDLERS)

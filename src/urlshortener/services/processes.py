@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from urlshortener import __version__
 from urlshortener.errors import Unavailable, WrongSetting
@@ -25,6 +25,7 @@ from urlshortener.events.visitor import Visitors
 from urlshortener.links.directory import Directory
 from urlshortener.links.store import LinkStore
 from urlshortener.services import backends
+from urlshortener.services.access_log import Logged
 from urlshortener.services.analytics import analytics_app
 from urlshortener.services.caller import Proxies
 from urlshortener.services.counting import Counting
@@ -33,10 +34,14 @@ from urlshortener.services.runner import Door, listen, serve
 from urlshortener.services.shortener import shortener_app
 from urlshortener.settings import Settings
 from urlshortener.stats.store import StatsStore
-from urlshortener.telemetry import LOG, Sampling, set_up_logs
+from urlshortener.telemetry import LOG, LOOP_DELAY_SECONDS, Sampling, set_up_logs
+
+if TYPE_CHECKING:
+    from urlshortener.telemetry.sending_metrics import MetricSender
 
 _ANALYTICS_CACHE_BYTES = 16 * 1024 * 1024  # there links only tell an unknown code from one that nobody followed
 _LONGEST_PAUSE_SECONDS = 1.0
+_LOOP_WATCH_SECONDS = 0.1
 
 
 async def migrate(settings: Settings) -> str:
@@ -54,9 +59,8 @@ async def run(command: str, settings: Settings) -> int:
     if command == "run":
         await backends.migrate_links(settings)
     with contextlib.ExitStack() as stack:
-        if settings.otel_exporter_otlp_endpoint:
-            stack.callback(_send_traces(command, settings))
-        process = _Process(settings)
+        metrics = _telemetry(command, settings, stack) if settings.otel_exporter_otlp_endpoint else None
+        process = _Process(settings, metrics)
         if command in ("run", "shortener"):
             process.add_shortener(_visitor_secret(command, settings))
         if command in ("run", "analytics"):
@@ -75,8 +79,11 @@ async def run(command: str, settings: Settings) -> int:
 class _Process:
     """The parts that a command asked for, and the order in which they come up and end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: "MetricSender | None" = None) -> None:
         self._settings = settings
+        self._metrics = metrics
+        self._traces = Sampling(settings.otel_traces_sampler_arg)
+        self._access_log = Sampling(settings.access_log)
         self._links: LinkStore = backends.open_links(settings)
         self._directory: Directory | None = None
         self._spool: Spool | None = None
@@ -136,8 +143,10 @@ class _Process:
 
     def _open(self, service_name: str, app: Any, name: str) -> None:
         host = self._settings.host
+        if self._settings.access_log:
+            app = Logged(app, service_name, self._access_log)
         if self._settings.otel_exporter_otlp_endpoint:
-            app = _traced(app, self._settings)
+            app = _traced(app, self._settings, self._traces)
         for suffix, application, stays in (
             ("port", app, False),
             ("ops_port", ops_app(service_name, self.readiness), True),
@@ -169,7 +178,9 @@ class _Process:
             await self._handed_on()
 
     def _work(self) -> list[asyncio.Task[Any]]:
-        tasks = []
+        tasks = [asyncio.create_task(_watch_loop(), name="loop watch")]
+        if self._metrics is not None:
+            tasks.append(asyncio.create_task(self._metrics.run(), name="metrics"))
         if self._publisher is not None:
             tasks.append(asyncio.create_task(self._publisher.run(), name="publisher"))
         if self._source is not None and self._stats is not None:
@@ -186,17 +197,31 @@ class _Process:
             await asyncio.sleep(0.02)
 
 
-def _send_traces(command: str, settings: Settings) -> Callable[[], None]:
-    from urlshortener.telemetry import sending  # noqa: PLC0415 (nobody else should wait for its import)
+def _telemetry(command: str, settings: Settings, stack: contextlib.ExitStack) -> "MetricSender":
+    """Spans and metrics go to the collector from now on, until the stack is left."""
+    from urlshortener.telemetry import sending, sending_metrics  # noqa: PLC0415 (nobody else should wait for these)
 
     name = f"url-shortener-{command}" if command == "run" else f"{command}-service"
-    return sending.send_traces(settings.otel_exporter_otlp_endpoint, sending.resource(name, __version__))
+    endpoint, resource = settings.otel_exporter_otlp_endpoint, sending.resource(name, __version__)
+    stack.callback(sending.send_traces(endpoint, resource))
+    metrics = sending_metrics.MetricSender(endpoint, resource)
+    stack.callback(metrics.end)
+    return metrics
 
 
-def _traced(app: Any, settings: Settings) -> Any:
+def _traced(app: Any, settings: Settings, sampling: Sampling) -> Any:
     from urlshortener.services.traced import Traced  # noqa: PLC0415
 
-    return Traced(app, Proxies(settings.trusted_proxies), Sampling(settings.otel_traces_sampler_arg))
+    return Traced(app, Proxies(settings.trusted_proxies), sampling)
+
+
+async def _watch_loop() -> None:
+    """Measure how late the event loop is, ten times a second."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LOOP_WATCH_SECONDS
+        await asyncio.sleep(_LOOP_WATCH_SECONDS)
+        LOOP_DELAY_SECONDS.observe(max(0.0, loop.time() - due))
 
 
 async def _answers(name: str, ping: Callable[[], Awaitable[None]]) -> None:

@@ -18,9 +18,6 @@ class Traced:
 
     Which: those of a trusted proxy's trace, as it says (nobody else's is continued); of the others a share. Those that
     were not sampled, and then failed or took a second, are told of afterwards, in a span without details.
-
-    The fast way of a redirect (services/fast_redirect.py) hands over what is to be traced, and says so in
-    `scope["traced"]`, so that one request is not drawn twice.
     """
 
     def __init__(self, app: ASGIApp, proxies: Proxies, sampling: Sampling) -> None:
@@ -33,7 +30,7 @@ class Traced:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         parent = self._parent(scope)
-        if not self._is_wanted(scope, parent):
+        if not self._is_wanted(parent):
             return await self._watched(scope, receive, send, parent)
         with within(begun(_method(scope), SpanKind.SERVER, parent=parent)) as span:
             await self._app(scope, receive, send)
@@ -63,11 +60,10 @@ class Traced:
         self._kept_in_second = now_ns // 1_000_000_000, kept
         return kept <= _MOST_KEPT_PER_SECOND
 
-    def _is_wanted(self, scope: Scope, parent: SpanContext | None) -> bool:
+    def _is_wanted(self, parent: SpanContext | None) -> bool:
         if parent is not None:
             return parent.trace_flags.sampled
-        drawn: bool | None = scope.get("traced")
-        return self._sampling.drawn() if drawn is None else drawn
+        return self._sampling.drawn()
 
     def _parent(self, scope: Scope) -> SpanContext | None:
         traceparent = header(scope, b"traceparent")

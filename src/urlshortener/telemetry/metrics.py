@@ -23,6 +23,11 @@ def _histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...]
     return Histogram(name, meaning, labels, registry=REGISTRY, buckets=buckets)
 
 
+def unit_of(name: str) -> str:
+    """What a metric's numbers are in: seconds, bytes, or nothing but numbers."""
+    return next((unit for unit in ("seconds", "bytes") if unit in name.split("_")), "")
+
+
 # doors
 REQUESTS = _counter("http_requests_total", "Requests answered.", "service", "route", "method", "status")
 REQUEST_SECONDS = _histogram("http_request_duration_seconds", "Time to answer a request.", "service", "route")
@@ -47,6 +52,14 @@ CREATES_UNKNOWN = _counter(
     "link_creates_unknown_total", "Creates answered 503 because their outcome was not known in time."
 )
 
+DATABASE_CONNECTIONS_USED = _gauge("database_connections_used", "Connections in use of a pool.", "pool")
+DATABASE_CONNECTIONS_MOST = _gauge("database_connections_most", "Connections that a pool may have.", "pool")
+DATABASE_FAILOVERS = _counter(
+    "database_failovers_total",
+    "Times that all connections of a pool were given up, because the primary had moved.",
+    "pool",
+)
+
 # events
 SPOOL_BYTES = _gauge("spool_bytes", "Bytes of events on disk that are not confirmed yet, adopted ones included.")
 SPOOL_OLDEST_SECONDS = _gauge("spool_oldest_event_age_seconds", "Age of the oldest event that is not confirmed yet.")
@@ -58,6 +71,7 @@ EVENTS_UNSPOOLED = _counter(
 SPOOL_TORN = _counter("spool_torn_frames_total", "Torn or damaged ends of spool files that were cut.")
 EPOCHS_ADOPTED = _counter("spool_epochs_adopted_total", "Spools of dead processes that this one took over.")
 EVENTS_CONFIRMED = _counter("events_confirmed_total", "Events that the broker confirmed.")
+MESSAGES_UNCONFIRMED = _gauge("event_messages_unconfirmed", "Messages that were sent and are not confirmed yet.")
 CONFIRM_SECONDS = _histogram("event_confirm_duration_seconds", "Time from sending a message to the broker's confirm.")
 BROKER_CONNECTED = _gauge("broker_connected", "1 while connected to a broker.", "role")
 BROKER_BLOCKED = _gauge("broker_blocked", "1 while the broker takes nothing (memory or disk alarm).")
@@ -80,6 +94,12 @@ EVENT_AGE_SECONDS = _histogram(
 STATS_FAILOVERS = _counter("stats_failovers_total", "Times the counts moved to another Redis process.")
 STATS_AVAILABLE = _gauge("stats_available", "1 while the store of counts answers.")
 
-# telemetry itself
+# the process, and telemetry itself
+LOOP_DELAY_SECONDS = _histogram(
+    "event_loop_delay_seconds", "How late the event loop does what is due: above 0.1 s all requests wait."
+)
+LOG_LINES_SUPPRESSED = _counter(
+    "log_lines_suppressed_total", "Lines that were not written, because many of the same event had been.", "event"
+)
 SPANS_SENT = _counter("spans_sent_total", "Spans that the collector took.")
 SPANS_LOST = _counter("spans_lost_total", "Spans that were made and not taken by the collector in time.")

@@ -1,4 +1,4 @@
-"""Which requests are looked at more closely than others."""
+"""Which requests are looked at more closely than others: traced, or written to the access log."""
 
 import math
 import random
@@ -6,15 +6,33 @@ from collections.abc import Callable
 
 
 class Sampling:
-    """Draws a share of the requests: a countdown to the next one, so that each of the others costs a subtraction."""
+    """Draws a share of the requests: a countdown to the next one, so that each of the others costs a subtraction.
+
+    The fast way of a redirect (services/fast_redirect.py) asks first, and hands over those that it drew to the ordinary
+    way, which knows how to trace and to log. There `drawn` says so again, so that nobody is drawn twice.
+    """
 
     def __init__(self, ratio: float, chance: Callable[[], float] = random.random) -> None:
         self._ratio = ratio
         self._chance = chance
         self._left = self._gap()
+        self._handed_over = 0
 
     def drawn(self) -> bool:
         """Whether this one is among them."""
+        if self._handed_over:
+            self._handed_over -= 1
+            return True
+        return self._is_next()
+
+    def drawn_early(self) -> bool:
+        """The same, for whoever hands over those that are."""
+        if self._is_next():
+            self._handed_over += 1
+            return True
+        return False
+
+    def _is_next(self) -> bool:
         self._left -= 1
         if self._left > 0:
             return False
@@ -28,6 +46,23 @@ class Sampling:
         if self._ratio >= 1:
             return 1
         return 1 + math.floor(math.log(1 - self._chance()) / math.log(1 - self._ratio))
+
+
+class Watching:
+    """What the fast way asks of each request: whether it has to go the ordinary way, to be traced or logged."""
+
+    def __init__(self, traces: Sampling | None, access_log: Sampling) -> None:
+        self._traces = traces
+        self._access_log = access_log
+
+    def __call__(self, traceparent: bytes) -> bool:
+        """`traceparent` is empty where there is none, or none to be believed."""
+        wanted = self._access_log.drawn_early()
+        if self._traces is None:
+            return wanted
+        if traceparent:
+            return could_be_sampled(traceparent) or wanted
+        return self._traces.drawn_early() or wanted
 
 
 def could_be_sampled(traceparent: bytes) -> bool:

@@ -21,7 +21,7 @@ _MOST_WAITING = 8192  # spans; those above are lost, and counted
 _MOST_OF_A_MESSAGE = 512
 _GATHER_SECONDS = 1.0
 _EXPORT_SECONDS = 10  # tries again within, so that a collector that is being rolled is waited for
-_GOODBYE_SECONDS = 2.0
+_GOODBYE_SECONDS = 1.0
 _COMPLAIN_SECONDS = 60.0
 
 
@@ -38,7 +38,7 @@ def resource(service: str, version: str) -> Resource:
 
 
 def send_traces(endpoint: str, resource: Resource) -> Callable[[], None]:
-    """Send spans from now on; returns what sends the last of them and ends it, within 2 s.
+    """Send spans from now on; returns what sends the last of them and ends it, within 1 s.
 
     All that are made are sent: which requests are traced was decided at the door (services/traced.py).
     """
