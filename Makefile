@@ -20,11 +20,11 @@ test: ## Run the tests against real servers, which are installed where that is a
 	@$(BIN)/pytest $(ARGS)
 
 check: ## Look at format, style and types, and change nothing.
-	@scripts/setup dev
+	@scripts/setup dev checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'shellcheck is not here: left out'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); fi
 
 bench: ## Measure how fast it is, beside nginx. ARGS=redirects asks one question; ARGS=--help tells of the others.
 	@scripts/setup dev servers

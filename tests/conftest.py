@@ -7,6 +7,7 @@ Everything is gone when the run ends, however it ends.
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +27,14 @@ def installed() -> Iterator[None]:
         if os.environ.get("CI") == "true":
             pytest.fail(f"A server that the tests need is missing: {missing}", pytrace=False)
         pytest.skip(f"needs a server: {missing}")
+
+
+def installed_program(name: str, package: str) -> str:
+    """Where a program of a Debian package is; without it a test is skipped, and fails in CI."""
+    with installed():
+        if found := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin"):
+            return found
+        raise ServerMissing(package)
 
 
 @pytest.fixture(scope="session")

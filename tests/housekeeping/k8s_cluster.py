@@ -6,21 +6,19 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml  # type: ignore[import-untyped]
 
+from tests.backends.server import ServerMissing
+from tests.conftest import installed
 from tests.housekeeping.k8s_tables import CHECKOUT
 
 Object = dict[str, Any]
 
-HOW_TO_GET_A_RENDERER = (
-    "neither kubectl nor kustomize is here: go install sigs.k8s.io/kustomize/kustomize/v5@v5.5.0, "
-    "or https://kubernetes.io/docs/tasks/tools/"
-)
 _SIZES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "": 1}
 
 
@@ -28,21 +26,23 @@ class Fault(Exception):
     """What a rule found to be wrong, in a sentence."""
 
 
-def renderer() -> list[str]:
-    """The command that renders a folder. Without one a test is skipped; in CI it fails where Go could have made it."""
+@functools.cache
+def renderer() -> tuple[str, ...]:
+    """The command that renders a folder: `scripts/setup servers` builds one where there is none."""
+    if found := shutil.which("kustomize", path=f"{sys.prefix}/bin:{os.environ['PATH']}"):
+        return found, "build"
     if shutil.which("kubectl"):
-        return ["kubectl", "kustomize"]
-    built = Path.home() / "go" / "bin" / "kustomize"
-    if found := shutil.which("kustomize") or (str(built) if built.exists() else None):
-        return [found, "build"]
-    if os.environ.get("CI") == "true" and shutil.which("go"):
-        pytest.fail(HOW_TO_GET_A_RENDERER, pytrace=False)
-    pytest.skip(HOW_TO_GET_A_RENDERER)
+        version = subprocess.run(["kubectl", "version", "--client"], capture_output=True, text=True, check=False).stdout
+        if re.search(r"^Kustomize Version: v[5-9]", version, re.M):
+            return "kubectl", "kustomize"
+    raise ServerMissing("golang-go")
 
 
 @functools.cache
 def _rendered(folder: Path) -> str:
-    done = subprocess.run([*renderer(), str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    with installed():
+        command = [*renderer(), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode or done.stderr.strip():  # a warning is a fault too: what it warns of stops working one day
         raise Fault(f"{folder.relative_to(CHECKOUT)} does not render: {done.stderr.strip()}")
     return done.stdout

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import installed_program
 from tests.housekeeping.k8s_facts import SETTINGS_OF_THE_SCRIPT
 from tests.housekeeping.k8s_tables import CHECKOUT, ours, tables
 
@@ -68,9 +69,8 @@ def script(tmp_path: Path) -> Script:
 
 
 def test_shellcheck_has_nothing_to_say() -> None:
-    if not shutil.which("shellcheck"):
-        pytest.skip("needs shellcheck: apt-get install --no-install-recommends shellcheck")
-    assert subprocess.run(["shellcheck", _SCRIPT], capture_output=True, text=True, check=False).stdout == ""
+    shellcheck = installed_program("shellcheck", "shellcheck")
+    assert subprocess.run([shellcheck, _SCRIPT], capture_output=True, text=True, check=False).stdout == ""
 
 
 def test_the_plan_names_each_operator_of_the_page_and_its_namespace(script: Script) -> None:

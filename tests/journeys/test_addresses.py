@@ -5,29 +5,23 @@ What a browser would do is in addresses.tsv, as Chromium told scripts/addresses.
 
 import contextlib
 import http.client
-import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import httpx
 import pytest
 
 from scripts import addresses
+from tests.conftest import installed_program
+from tests.journeys.load import eight_at_once
 from tests.journeys.systems import System
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 LINKS = addresses.rows(addresses.ADDRESSES_FILE)
 REFUSED = addresses.rows(addresses.REFUSED_FILE)
 
-needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium, to ask a real browser")
 
-
-def eight_at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    with ThreadPoolExecutor(8) as threads:
-        return list(threads.map(work, items))
+@pytest.fixture
+def chromium() -> None:
+    """To ask a real browser."""
+    installed_program("chromium", "chromium")
 
 
 def followed(system: System, code: str) -> str:
@@ -46,7 +40,7 @@ def test_the_file_has_the_thousand_addresses_of_its_script() -> None:
     assert [(address, reason) for address, _, reason in REFUSED] == list(addresses.REFUSED)
 
 
-@needs_chromium
+@pytest.mark.usefixtures("chromium")
 def test_the_files_say_what_chromium_says() -> None:
     asked = [row[0] for row in (*LINKS, *REFUSED)]
     written = [row[1] for row in (*LINKS, *REFUSED)]
@@ -82,7 +76,7 @@ def test_a_bar_in_a_path_stays_as_the_standard_has_it(system: System) -> None:
         assert followed(system, made["code"]) == address
 
 
-@needs_chromium
+@pytest.mark.usefixtures("chromium")
 def test_chromium_escapes_a_bar_in_a_path() -> None:
     for address, href in zip(addresses.BARS, addresses.ask_chromium(addresses.BARS), strict=True):
         path, mark, rest = address.partition("?")
