@@ -18,6 +18,18 @@ from tests.backends.redis import Redis, RedisSentinel
 from tests.backends.server import ServerMissing
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who runs what, where several processes run the tests: a file is for one of them, which starts its servers once.
+
+    A file whose tests face both shapes of the system is for two. Journeys come first, because they take longest.
+    """
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        shape = parameters.params.get("system", "") if parameters else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.location[0]} {shape}"))
+    items.sort(key=lambda item: "journeys" not in item.path.parts)
+
+
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
     """Skip a test whose server this machine does not have; in CI that is a failure: there, nothing goes untested."""
