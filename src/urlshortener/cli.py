@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from datetime import timedelta
 
 import uvloop
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "shortener": "The service that creates and follows links, on :8080. Needs PostgreSQL and RabbitMQ.",
     "analytics": "The service that counts, on :8081. Needs PostgreSQL, RabbitMQ and Redis.",
     "migrate": "Bring the database of links up to date, and end. Several may run at once.",
+    "reconcile": "Say which accesses were numbered and never counted, by shortener and hour; exit 1 if there are any.",
     "dead-letters": "Look at what could not be read as an event, or send it again.",
 }
 
@@ -38,12 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _do(asked: argparse.Namespace, settings: Settings) -> int:
-    from urlshortener.services import letters, processes  # noqa: PLC0415 (a --help should not wait for it)
+    from urlshortener.services import letters, processes, reconciliation  # noqa: PLC0415 (a --help should not wait for it)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         match asked.command:
             case "migrate":
                 print(runner.run(processes.migrate(settings)))
+            case "reconcile":
+                words, code = runner.run(reconciliation.reconciled(settings, timedelta(seconds=asked.older_than)))
+                print(words)
+                return code
             case "dead-letters" if asked.what == "show":
                 print(runner.run(letters.show(settings, asked.limit)))
             case "dead-letters":
@@ -75,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
             epilog=_settings_help(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        if name == "reconcile":
+            of_command.add_argument(
+                "--older-than", type=_seconds, default=60, metavar="SECONDS", help="what was known then (default: 60)"
+            )
         if name == "dead-letters":
             _add_dead_letters(of_command)
     return parser
@@ -87,6 +97,10 @@ def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
     replay = what.add_parser("replay", help="Send again, as they were, those that can be read as events now.")
     replay.add_argument("--limit", type=_number, default=10_000, metavar="N", help="look at so many (default: 10000)")
     replay.add_argument("--all", action="store_true", help="send those too that will only come back")
+
+
+def _seconds(text: str) -> int:
+    return 0 if text == "0" else _number(text)
 
 
 def _number(text: str) -> int:

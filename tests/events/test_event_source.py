@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from urlshortener.events.amqp import AmqpPublisher, AmqpSource, Broker, Topology
 from urlshortener.events.channel import Delivery, EventSource
+from urlshortener.events.event import Progress
 from urlshortener.events.in_process import InProcessSource
 from urlshortener.events.spool import Spool
 
@@ -18,10 +20,14 @@ _AT = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 Send = Callable[[int], Awaitable[list[str]]]
 
 
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path, 1 << 26)
+
+
 @pytest.fixture(params=["in-process", "amqp"])
-async def channel(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Send, EventSource]]:
+async def channel(request: pytest.FixtureRequest, spool: Spool) -> AsyncIterator[tuple[Send, EventSource]]:
     """Something that sends events, and the source that they arrive at."""
-    spool = Spool(tmp_path, 1 << 26)
     source: EventSource
     publishing: asyncio.Task[None] | None = None
     if request.param == "in-process":
@@ -73,6 +79,26 @@ async def test_what_is_sent_is_delivered(channel: tuple[Send, EventSource]) -> N
         got, codes = await received(deliveries, 1000)
         assert codes == set(sent)
         assert all(event.at == _AT for delivery in got for event in delivery.events)
+
+
+async def test_a_delivery_tells_how_far_its_epoch_has_come_and_the_last_one_that_it_is_over(
+    channel: tuple[Send, EventSource], spool: Spool
+) -> None:
+    send, source = channel
+    await send(10)
+    async with source.deliveries() as deliveries:
+        got, _ = await received(deliveries, 10)
+        for delivery in got:
+            assert delivery.progress
+            assert (delivery.progress.epoch, delivery.progress.host) == (spool.epoch, os.uname().nodename)
+            assert not delivery.progress.is_last
+            delivery.acknowledge()
+        assert got[-1].progress and got[-1].progress.highest_seq == 9
+        while spool.unsent:
+            await asyncio.sleep(0.01)
+        spool.end_epoch()
+        farewell = await asyncio.wait_for(anext(deliveries), 10)
+        assert (farewell.events, farewell.progress) == ([], Progress(spool.epoch, os.uname().nodename, 9, is_last=True))
 
 
 async def test_what_was_not_acknowledged_is_delivered_again_to_whoever_comes(

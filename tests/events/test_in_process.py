@@ -46,10 +46,12 @@ async def test_what_is_no_event_is_set_aside_alone_and_its_neighbours_are_counte
 async def test_a_batch_without_any_event_blocks_nothing(spool: Spool) -> None:
     await sent(spool, "no code at all")
     async with InProcessSource(spool).deliveries() as deliveries:
-        waiting = asyncio.ensure_future(anext(deliveries))
+        empty = await the_next(deliveries)
+        assert empty.events == [] and empty.progress.highest_seq == 0, "what was set aside is told, and will be missed"
         await sent(spool, "cat")
-        delivery = await asyncio.wait_for(waiting, 5)
+        delivery = await the_next(deliveries)
         assert {event.code for event in delivery.events} == {"cat"}
+        empty.acknowledge()
         delivery.acknowledge()
     assert spool.unsent == 0
 

@@ -34,6 +34,17 @@ class Process(Server):
     def _environment(self) -> Mapping[str, str]:
         return {"DATA_DIR": str(self.folder / "data"), "STOP_TIMEOUT": "15s", **self._settings}
 
+    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What a person at a terminal is answered, with the settings of this process."""
+        return subprocess.run(
+            [sys.executable, "-m", "urlshortener", *arguments],
+            env={**os.environ, **self._environment()},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
     def _answers(self) -> bool:
         return all(_answers(f"{url}/ready") for url in self.ops_urls)
 

@@ -112,6 +112,8 @@ async def test_a_back_end_goes_and_comes_back_and_nothing_is_lost(servers: Serve
     expected = dict(visitors.answered)
     assert not visitors.failed
     assert await until_counted(system, expected, 40) == expected
+    missing = await asyncio.to_thread(system.analytics_process.ask, "reconcile", "--older-than", "0")
+    assert missing.returncode == 0, missing.stdout
     print(
         f"\n{which} {breaks}: {sum(expected.values())} redirects, none failed,"
         f" slowest {visitors.slowest_seconds:.2f} s; a link could be made {made_again:.1f} s after it was back,"

@@ -12,11 +12,12 @@ import pytest
 
 from urlshortener.errors import StoreUnavailable
 from urlshortener.events.channel import EventSource
-from urlshortener.events.event import AccessEvent, EventId, NotAnEvent, decode, encode
+from urlshortener.events.event import AccessEvent, EventId, NotAnEvent, Progress, decode, encode
 from urlshortener.services import counting
 from urlshortener.services.counting import Counting
 from urlshortener.stats.sqlite import SqliteStats
-from urlshortener.stats.store import Recorded, StatsStore
+from urlshortener.stats.store import Drift, Recorded, StatsStore
+from urlshortener.telemetry import COUNTS_MISSING
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
@@ -30,6 +31,7 @@ class Told:
     """A delivery that remembers what was said of it."""
 
     events: Sequence[AccessEvent]
+    progress: Progress | None = None
     is_acknowledged: bool = False
     arrival: None = None
 
@@ -97,12 +99,15 @@ class ScriptedStats:
     counted: set[object] = field(default_factory=set)
     calls: list[int] = field(default_factory=list)  # how many events each brought
     pings: int = 0
+    told: list[Progress] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
     held: asyncio.Event | None = None  # calls wait for it
     ends_cancelled_calls_with: Exception | None = None
 
-    async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
+    async def record(self, batch: Sequence[AccessEvent], progress: Sequence[Progress] = ()) -> Recorded:
+        self.told += progress
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         self.calls.append(len(batch))
@@ -125,6 +130,11 @@ class ScriptedStats:
             raise StoreUnavailable("away")
 
     async def tidy(self, now: datetime) -> None: ...
+
+    async def drift(self) -> Sequence[Drift]:
+        if self.is_away:
+            raise StoreUnavailable("away")
+        return self.drifts
 
 
 class MonotonicClock:
@@ -458,3 +468,38 @@ async def test_whatever_can_be_read_as_an_event_can_be_counted(
 def test_a_number_that_no_store_could_tell_from_others_is_no_event(seq: int) -> None:
     with pytest.raises(NotAnEvent):
         decode(written(0).replace(b'"seq":0', b'"seq":%d' % seq))
+
+
+# ---- what is missing
+
+
+async def test_with_the_events_goes_how_far_their_epochs_have_come() -> None:
+    source, stats = ScriptedSource(), ScriptedStats(grace_seconds=0)
+    progress = Progress("epoch", "pod-1", 9, is_last=False)
+    source.put(*accesses(1)).progress = progress
+    async with running(source, stats, MonotonicClock()):
+        await until(lambda: stats.told == [progress])
+
+
+async def test_what_is_missing_is_a_metric_by_shortener_and_hour_until_it_heals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(counting, "_RECONCILE_SECONDS", 0)
+    monkeypatch.setattr(counting, "_MOST_HOURS", 2)
+    hours = [NOW - timedelta(hours=hour) for hour in range(4)]
+    stats = ScriptedStats(drifts=[Drift("pod-1", f"e{number}", hour, 3) for number, hour in enumerate(hours)])
+    counts = Counting(cast(EventSource, ScriptedSource()), cast(StatsStore, stats), lambda: NOW)
+
+    def shown() -> dict[tuple[str, str], float]:
+        (metric,) = COUNTS_MISSING.collect()
+        return {(one.labels["shortener"], one.labels["hour"]): one.value for one in metric.samples}
+
+    reconciling = asyncio.create_task(counts.reconcile())
+    expected = {("pod-1", "2026-11-23T10"): 3, ("pod-1", "2026-11-23T09"): 3, ("others", "others"): 6}
+    await until(lambda: shown() == expected)
+    stats.is_away = True
+    await turns(20)
+    assert shown() == expected, "what cannot be asked has not healed"
+    stats.is_away, stats.drifts = False, []
+    await until(lambda: shown() == {})
+    reconciling.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _MOST_BYTES_UNCONFIRMED = 1 << 20
 _CONFIRM_LIMIT_SECONDS = 15.0
 _LOOK_SECONDS = 0.25
 _SCHEMA = 1
+_HOST = os.uname().nodename
 
 
 class AmqpPublisher:
@@ -42,8 +44,8 @@ class AmqpPublisher:
     cannot be trusted after a failure, so that a channel is never used again.
 
     The headers let whoever counts find what never came: `first_seq` and `count` say what is in the message,
-    `highest_seq` what the epoch has had so far, `last_of_epoch` that no more will follow. The end of an epoch whose
-    events are all gone before is a message of its own, an array without events.
+    `highest_seq` what the epoch has had so far, `last_of_epoch` that no more will follow, and `host` whose it is. The
+    end of an epoch whose events are all gone before is a message of its own, an array without events.
     """
 
     def __init__(self, broker: Broker, topology: Topology, spool: Spool) -> None:
@@ -140,6 +142,7 @@ def _properties(batch: Batch, trace_headers: Mapping[str, Any] = MappingProxyTyp
             "count": batch.count,
             "last_of_epoch": batch.last_of_epoch,
             "highest_seq": batch.highest_seq,
+            "host": _HOST,
             "schema": _SCHEMA,
             **trace_headers,
         },

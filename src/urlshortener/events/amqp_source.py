@@ -3,18 +3,19 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Never
+from typing import Annotated, Never
 
+import msgspec
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
 
 from urlshortener.errors import ChannelUnavailable
 from urlshortener.events.amqp_connection import Broker, Connection, Dialler, Lost, NotTaken, Patience, in_our_words
 from urlshortener.events.amqp_topology import Topology
-from urlshortener.events.event import AccessEvent, NotAnEvent, decode
+from urlshortener.events.event import AccessEvent, NotAnEvent, Progress, decode
 from urlshortener.events.traces import Arrival, arrived
 from urlshortener.telemetry import BROKER_CONNECTED, DEAD_LETTERS, LOG
 
@@ -161,6 +162,7 @@ class AmqpDelivery:
     """The events of one message. When its connection is gone it can still be counted, and no longer acknowledged."""
 
     events: Sequence[AccessEvent]
+    progress: Progress | None
     arrival: Arrival | None
     _session: "_Session"
     _tag: int
@@ -170,6 +172,23 @@ class AmqpDelivery:
 
     def give_back(self) -> None:
         self._session.give_back()
+
+
+class _Headers(msgspec.Struct, frozen=True):
+    """What our own publisher says of a message, besides its events."""
+
+    epoch: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+    highest_seq: Annotated[int, msgspec.Meta(ge=-1, lt=2**48)]
+    last_of_epoch: bool
+    host: Annotated[str, msgspec.Meta(pattern=r"\A[\x21-\x7e]{1,253}\Z")] = "unknown"
+
+
+def _progress(headers: Mapping[str, object]) -> Progress | None:
+    try:
+        told = msgspec.convert(dict(headers), _Headers)
+    except msgspec.ValidationError:
+        return None
+    return Progress(told.epoch, told.host, told.highest_seq, told.last_of_epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +277,8 @@ class _Session:
             self.poison.append(_Poison(tag, message.body, message.header.properties, str(error)))
             self.poison_came.set()
             return None
-        return AmqpDelivery(events, arrived(self._queue, message.header.properties.headers, message.body), self, tag)
+        headers = message.header.properties.headers
+        return AmqpDelivery(events, _progress(headers or {}), arrived(self._queue, headers, message.body), self, tag)
 
     def acknowledge(self, tag: int) -> None:
         if not self._over.done() and self._acknowledged.add(tag):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from urlshortener.events.event import AccessEvent
+from urlshortener.events.event import AccessEvent, Progress
 from urlshortener.events.traces import Arrival
 
 
@@ -20,6 +20,11 @@ class Delivery(Protocol):
 
     @property
     def events(self) -> Sequence[AccessEvent]: ...
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the events' epoch had come; None where a foreign publisher does not tell."""
+        ...
 
     @property
     def arrival(self) -> Arrival | None:

@@ -38,6 +38,16 @@ class AccessEvent:
     request_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an epoch had come when something of it was delivered: what was numbered below this has come, or will."""
+
+    epoch: str
+    host: str  # the shortener whose epoch it is, by the name of its machine
+    highest_seq: int  # -1: it has no events
+    is_last: bool  # nothing follows
+
+
 class NotAnEvent(ValueError):
     """A body from the channel that is not an access event, or an array of them. The message is the reason, without
     any of the body's content."""

@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
-from urlshortener.events.event import AccessEvent, NotAnEvent, decode
+from urlshortener.events.event import AccessEvent, NotAnEvent, Progress, decode
 from urlshortener.events.spool import Batch, Spool
 from urlshortener.events.traces import taken
 from urlshortener.telemetry import DEAD_LETTERS, LOG
 
 _MOST_EVENTS_OUT = 32_768
 _MOST_EVENTS = 256
+_HOST = os.uname().nodename
 
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -25,6 +27,7 @@ class SpoolDelivery:
     def __init__(self, batch: Batch, events: Sequence[AccessEvent], out: "_Out") -> None:
         self.batch = batch
         self.events = events
+        self.progress = Progress(batch.epoch, _HOST, batch.highest_seq, batch.last_of_epoch)
         self.arrival = taken(batch.body)
         self._out = out
 
@@ -78,9 +81,6 @@ class _Out:
             except OSError:
                 LOG.exception("dead_letter_not_kept")
                 continue  # the batch stays in the spool, and comes again
-            if not events:
-                self._spool.done(batch)
-                continue
             delivery = SpoolDelivery(batch, events, self)
             self._deliveries.add(delivery)
             self._events += batch.count

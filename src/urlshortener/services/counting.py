@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -12,8 +13,9 @@ from urlshortener.errors import StoreUnavailable
 from urlshortener.events import traces
 from urlshortener.events.channel import Delivery, EventSource
 from urlshortener.events.event import AccessEvent
-from urlshortener.stats.store import Recorded, StatsStore
+from urlshortener.stats.store import Drift, Recorded, StatsStore
 from urlshortener.telemetry import (
+    COUNTS_MISSING,
     EVENT_AGE_SECONDS,
     EVENTS_COUNTED,
     EVENTS_DUPLICATE,
@@ -30,6 +32,8 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PING_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 30.0  # where the store answers, and yet takes nothing
 _TIDY_SECONDS = 300.0
+_RECONCILE_SECONDS = 15.0
+_MOST_HOURS = 50  # labels of one metric
 
 
 @dataclass(slots=True)
@@ -112,8 +116,9 @@ class Counting:
             _acknowledge(batch)
 
     async def _recorded(self, deliveries: Sequence[Delivery]) -> _Batch:
+        progress = [delivery.progress for delivery in deliveries if delivery.progress]
         with traces.counting(deliveries):
-            recorded = await self._stats.record(_events(deliveries))
+            recorded = await self._stats.record(_events(deliveries), progress)
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         return _Batch(deliveries, recorded, self._clock())
 
@@ -169,6 +174,36 @@ class Counting:
             except StoreUnavailable:
                 LOG.info("tidy_postponed")
             await asyncio.sleep(_TIDY_SECONDS)
+
+    async def reconcile(self) -> None:
+        """Say what was numbered and never came, every few seconds, until cancelled. All replicas say the same."""
+        missed: dict[tuple[str, str], int] = {}
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                before, missed = missed, _by_hour(await self._stats.drift())
+                _say_missing(missed)
+                if missed != before:
+                    LOG.warning("counts_missing", extra={"missing": sum(missed.values()), "hours": _words(missed)})
+            await asyncio.sleep(_RECONCILE_SECONDS)
+
+
+def _by_hour(drifts: Sequence[Drift]) -> dict[tuple[str, str], int]:
+    """How many are missing by shortener and hour; of many hours the latest, and the others in one."""
+    missing: Counter[tuple[str, str]] = Counter()
+    for number, drift in enumerate(sorted(drifts, key=lambda drift: drift.hour, reverse=True)):
+        is_shown = number < _MOST_HOURS
+        missing[(drift.host, f"{drift.hour:%Y-%m-%dT%H}") if is_shown else ("others", "others")] += drift.missing
+    return dict(missing)
+
+
+def _say_missing(missed: Mapping[tuple[str, str], int]) -> None:
+    COUNTS_MISSING.clear()
+    for (host, hour), how_many in missed.items():
+        COUNTS_MISSING.labels(host, hour).set(how_many)
+
+
+def _words(missed: Mapping[tuple[str, str], int]) -> list[str]:
+    return [f"{host} {hour}: {how_many}" for (host, hour), how_many in missed.items()]
 
 
 def _events(deliveries: Sequence[Delivery]) -> list[AccessEvent]:

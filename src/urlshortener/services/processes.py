@@ -187,6 +187,7 @@ class _Process:
             counting = Counting(self._source, self._stats, _now)
             tasks.append(asyncio.create_task(counting.run(), name="counting"))
             tasks.append(asyncio.create_task(counting.tidy(), name="tidy"))
+            tasks.append(asyncio.create_task(counting.reconcile(), name="reconcile"))
         return tasks
 
     async def _handed_on(self) -> None:

@@ -2,8 +2,8 @@
 
 -- How accesses are counted: one call for each batch, atomic on every node and in every prefix of the replication
 -- stream. The version is part of the library's and of each function's name, so that old and new processes live side
--- by side: whoever changes what is written below raises it everywhere in this file. v2 only added us:x to what v1
--- wrote: both count on the same keys, and only v2 sees a retry.
+-- by side: whoever changes what is written below raises it everywhere in this file. v2 only added us:x and us:progress
+-- to what v1 wrote: both count on the same keys, and only v2 sees a retry, or what is missing.
 --
 -- All keys begin with `us:` and are made up in here, undeclared: the batch alone tells which they are. That is sound
 -- where one server holds them all (a single Redis, or Sentinel's one keyspace); on Redis Cluster it would not be.
@@ -19,6 +19,7 @@
 --   us:x:<slot>:<shard>  set          requests that were counted, by the time of their event: a dozen bytes each, made
 --                                     of the request's id and the code
 --   us:x:<period>        integer      how many were put there in this period of the server's clock, one window long
+--   us:progress          hash         epoch -> msgpack of a Course (progress.py), one after another with its hours last
 --   us:beat              integer      grows with every batch: one of nothing but duplicates must write as well, or
 --                                     WAIT after it would have no offset to wait for
 --
@@ -36,6 +37,7 @@ local DAY_MICROSECONDS = 96 * QUARTER_MICROSECONDS
 local SPAN_DAYS = 32 -- a month that needs no calendar
 local LARGEST = 2 ^ 48
 local LATEST_MICROSECONDS = 2 ^ 52
+local MARK_SECONDS = 60
 local SLICE = 1000 -- Lua's stack bounds how many arguments one command may have
 local REQUEST_SLOT_MICROSECONDS = 120 * 1000000
 local REQUEST_NEAR_MICROSECONDS = 30 * 1000000 -- a proxy tries again at once: more lies between them by no clock
@@ -63,6 +65,12 @@ local function is_row(rows, i, epochs)
         and is_whole(rows[i + 4], 2) and type(rows[i + 5]) == 'string' and type(rows[i + 6]) == 'string'
 end
 
+local function is_advance(advance)
+    return type(advance) == 'table' and is_text(advance[1]) and is_text(advance[2])
+        and is_whole(advance[3] + 1, LARGEST) and is_whole(advance[4], 2)
+        and is_whole(advance[5] + 1, LARGEST) and is_whole(advance[6] + 1, LARGEST)
+end
+
 -- Nothing undoes what a function wrote before it failed: so every argument is looked at before the first write.
 local function is_batch(batch)
     if type(batch) ~= 'table' then
@@ -79,6 +87,11 @@ local function is_batch(batch)
     end
     for i = 1, #rows, ROW do
         if not is_row(rows, i, #epochs) then
+            return false
+        end
+    end
+    for _, advance in ipairs(type(batch[6]) == 'table' and batch[6] or { false }) do
+        if not is_advance(advance) then
             return false
         end
     end
@@ -380,8 +393,39 @@ local function write_records(codes, tallies, today)
     end)
 end
 
+-- Bring a course forward by what a batch tells of the epoch; Course.after in progress.py says the same.
+local function after(course, advance, now)
+    course[1] = advance[2]
+    if advance[3] > course[2] then
+        course[2], course[4] = advance[3], now
+    end
+    course[3] = math.max(course[3], advance[4])
+    if now - course[6] >= MARK_SECONDS then
+        course[5], course[6], course[7], course[8] = course[2], now, course[5], course[6]
+    end
+    if advance[5] < 0 then
+        return course
+    end
+    for i = 10, #course, 2 do
+        if course[i] == advance[5] then
+            course[i + 1] = math.max(course[i + 1], advance[6])
+            return course
+        end
+    end
+    course[#course + 1], course[#course + 2] = advance[5], advance[6]
+    return course
+end
+
+local function note_progress(advances, now)
+    for _, advance in ipairs(advances) do
+        local packed = redis.call('HGET', 'us:progress', advance[1])
+        local course = packed and cmsgpack.unpack(packed) or { '', -1, 0, 0, -1, 0, -1, 0, 0 }
+        redis.call('HSET', 'us:progress', advance[1], cmsgpack.pack(after(course, advance, now)))
+    end
+end
+
 -- count(batch): the msgpack of [epochs, rows, seconds that quarters are kept, seconds that requests are remembered,
--- how many of them] -> [counted now, counted before, second tries of a proxy, requests that were not remembered]
+-- how many of them, [epoch, host, highest, last (0 or 1), hour, number] for each that advanced] -> [counted now, counted before, second tries of a proxy, requests that were not remembered]
 -- A number's bit is set first: so a retry that is delivered again is a duplicate like any other.
 local function count(_, arguments)
     local readable, batch = pcall(cmsgpack.unpack, arguments[1])
@@ -398,6 +442,7 @@ local function count(_, arguments)
     for _, code in ipairs(codes) do
         write_quarters(code, tallies[code].days, retention_seconds)
     end
+    note_progress(batch[6], now)
     redis.call('INCR', 'us:beat')
     return { #first, #rows / ROW - #new, #new - #first, unremembered }
 end
@@ -435,6 +480,63 @@ local function quarters(_, arguments)
     return answer
 end
 
+-- The blocks of an epoch from first to last that have numbers: number, state, number, state, …
+local function blocks_between(epoch, first, last)
+    if last - first >= SLICE then
+        return redis.call('HGETALL', 'us:e:' .. epoch)
+    end
+    local numbers, blocks = {}, {}
+    for number = first, last do
+        numbers[#numbers + 1] = number
+    end
+    for j, state in ipairs(redis.call('HMGET', 'us:e:' .. epoch, unpack(numbers))) do
+        blocks[#blocks + 1], blocks[#blocks + 2] = numbers[j], state
+    end
+    return blocks
+end
+
+local function counted_between(epoch, first, last)
+    local blocks, how_many = blocks_between(epoch, math.floor(first / BLOCK), math.floor(last / BLOCK)), 0
+    for i = 1, #blocks, 2 do
+        local began = blocks[i] * BLOCK
+        local from, upto = math.max(first - began, 0), math.min(last - began, BLOCK - 1)
+        if blocks[i + 1] and from <= upto then
+            how_many = how_many + (blocks[i + 1] == 'full' and upto - from + 1
+                or redis.call('BITCOUNT', 'us:b:' .. epoch .. ':' .. blocks[i], from, upto, 'BIT'))
+        end
+    end
+    return how_many
+end
+
+-- counted(epoch, first, last, epoch, first, last, …) -> how many of each stretch's numbers are counted
+local function counted(_, arguments)
+    local answer = {}
+    for i = 1, #arguments, 3 do
+        answer[#answer + 1] = counted_between(arguments[i], tonumber(arguments[i + 1]), tonumber(arguments[i + 2]))
+    end
+    return answer
+end
+
+-- done(epoch, number): all below is counted. An epoch that is over with that is forgotten; Course.done says the same.
+local function done(_, arguments)
+    local epoch, below = arguments[1], tonumber(arguments[2])
+    local packed = redis.call('HGET', 'us:progress', epoch)
+    local course = packed and cmsgpack.unpack(packed)
+    if not course or (course[3] == 1 and below > course[2]) then
+        return redis.call('HDEL', 'us:progress', epoch)
+    end
+    local kept = { unpack(course, 1, 9) }
+    kept[9] = math.max(course[9], below)
+    for i = 10, #course, 2 do
+        if course[i + 1] >= below or i == #course - 1 then
+            kept[#kept + 1], kept[#kept + 2] = course[i], course[i + 1]
+        end
+    end
+    return redis.call('HSET', 'us:progress', epoch, cmsgpack.pack(kept))
+end
+
 redis.register_function('shortener_count_v2', count)
+redis.register_function('shortener_done_v2', done)
+redis.register_function { function_name = 'shortener_counted_v2', callback = counted, flags = { 'no-writes' } }
 redis.register_function { function_name = 'shortener_top_v2', callback = top, flags = { 'no-writes' } }
 redis.register_function { function_name = 'shortener_quarters_v2', callback = quarters, flags = { 'no-writes' } }

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from urlshortener.events.event import AccessEvent, EventId
+from urlshortener.events.event import AccessEvent, EventId, Progress
 from urlshortener.stats.access import Access, RequestMemory, access_of, instant, quarters_between
-from urlshortener.stats.redis_connection import FunctionMissing, Line, RedisConnection, Reply, Sentinels
-from urlshortener.stats.store import LinkStats, Recorded, StatsPage
+from urlshortener.stats.progress import Advance, Course, Stretch, advances, done_of, drift_of, is_kept
+from urlshortener.stats.redis_connection import Command, FunctionMissing, Line, RedisConnection, Reply, Sentinels
+from urlshortener.stats.store import DRIFT_AFTER, Drift, LinkStats, Recorded, StatsPage
 from urlshortener.telemetry import LOG, database_call
 
 _LIBRARY = files("urlshortener.stats").joinpath("counting.lua").read_text("utf-8")
@@ -55,8 +56,9 @@ class RedisStats:
         """Grows when another Redis process has the counts: what an older generation recorded may be gone."""
         return self._connection.generation
 
-    async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
-        packed = _packed([access_of(event) for event in batch], self._retention_seconds, self._requests)
+    async def record(self, batch: Sequence[AccessEvent], progress: Sequence[Progress] = ()) -> Recorded:
+        accesses = [access_of(event) for event in batch]
+        packed = _packed(accesses, self._retention_seconds, self._requests, advances(batch, progress))
         try:
             return await self._count(packed)
         except FunctionMissing:
@@ -120,8 +122,34 @@ class RedisStats:
             (answer,) = await self._connection.read(command)
         return list(answer)
 
+    async def drift(self, older_than: timedelta = DRIFT_AFTER) -> Sequence[Drift]:
+        courses, now = await self._courses()
+        return await drift_of(courses, self._counted, now, older_than)
+
+    async def _courses(self) -> tuple[dict[str, Course], int]:
+        """And what time it is there."""
+        packed, (seconds, _) = await self._connection.read(("HGETALL", "us:progress"), ("TIME",))
+        courses = {epoch.decode(): Course.unpacked(one) for epoch, one in zip(packed[::2], packed[1::2], strict=True)}
+        return courses, int(seconds)
+
+    async def _counted(self, stretches: Sequence[Stretch]) -> list[int]:
+        arguments = [word for stretch in stretches for word in (stretch.epoch, stretch.first, stretch.last)]
+        return await self._ask_function("counted", *arguments)
+
     async def tidy(self, now: datetime) -> None:
-        """Nothing is left to do: days are closed by the next access, and what is past its retention expires."""
+        """Only epochs: days are closed by the next access, and what is past its retention expires."""
+        courses, seconds = await self._courses()
+        old = [epoch for epoch, course in courses.items() if not is_kept(course, seconds)]
+        done = await done_of(courses, self._counted)
+        commands: list[Command] = [("HDEL", "us:progress", epoch) for epoch in old]
+        commands += [("FCALL", f"shortener_done_{_VERSION}", 0, epoch, below) for epoch, below in done.items()]
+        if not commands:
+            return
+        try:
+            async with self._connection.writing() as line:
+                await line.ask(*commands)
+        except FunctionMissing:  # another master since: the next call does the rest
+            await self._connection.load(_LIBRARY)
 
     async def ping(self) -> None:
         async with self._connection.writing() as line:  # unlike PING, refused by whoever takes no writes now
@@ -135,7 +163,9 @@ def _span(quarter: int) -> int:
     return quarter // _QUARTERS_OF_A_DAY // _SPAN_DAYS
 
 
-def _packed(accesses: Sequence[Access], retention_seconds: int, requests: RequestMemory) -> bytes:
+def _packed(
+    accesses: Sequence[Access], retention_seconds: int, requests: RequestMemory, advanced: Sequence[Advance]
+) -> bytes:
     """The argument of the counting function; counting.lua says what stands where."""
     epochs: dict[str, int] = {}
     rows: list[str | int] = []
@@ -147,7 +177,7 @@ def _packed(accesses: Sequence[Access], retention_seconds: int, requests: Reques
         rows += access.code, access.at_us, int(access.bot), access.visitor.hex() if access.visitor else ""
         # As text, because the server's msgpack reads no bytes.
         rows.append(access.request.decode("latin-1") if access.request and requests.seconds else "")
-    return msgspec.msgpack.encode([list(epochs), rows, retention_seconds, requests.seconds, requests.most])
+    return msgspec.msgpack.encode([list(epochs), rows, retention_seconds, requests.seconds, requests.most, advanced])
 
 
 def _link_stats(code: str, score: bytes, record: bytes) -> LinkStats:

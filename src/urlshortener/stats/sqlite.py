@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from urlshortener.errors import StoreUnavailable, WrongSetting
-from urlshortener.events.event import AccessEvent
+from urlshortener.events.event import AccessEvent, Progress
 from urlshortener.stats.access import (
     DAYS_OPEN,
     EPOCHS_KEPT,
@@ -24,8 +24,20 @@ from urlshortener.stats.access import (
     microseconds,
     quarters_between,
 )
-from urlshortener.stats.sqlite_once import REQUESTS_TABLE, FirstTries, Requests, as_json, fresh_of
-from urlshortener.stats.store import LinkStats, Recorded, StatsPage
+from urlshortener.stats.progress import Advance, Stretch, advances, done_of, drift_of
+from urlshortener.stats.sqlite_once import (
+    PROGRESS_TABLE,
+    REQUESTS_TABLE,
+    FirstTries,
+    Requests,
+    as_json,
+    counted,
+    courses_of,
+    fresh_of,
+    note_done,
+    note_progress,
+)
+from urlshortener.stats.store import DRIFT_AFTER, Drift, LinkStats, Recorded, StatsPage
 
 Answer = TypeVar("Answer")
 
@@ -82,6 +94,7 @@ COMMIT;
 _SECOND_LAYOUT = f"""
 BEGIN IMMEDIATE;
 {REQUESTS_TABLE};
+{PROGRESS_TABLE};
 PRAGMA user_version = 2001;
 COMMIT;
 """
@@ -169,12 +182,18 @@ class SqliteStats:
         self._writing = ThreadPoolExecutor(1, "stats-writer")
         self._reading = ThreadPoolExecutor(_READERS, "stats-reader")
 
-    async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
-        return await _within_limit(self._writing, lambda: self._record([access_of(event) for event in batch]))
+    async def record(self, batch: Sequence[AccessEvent], progress: Sequence[Progress] = ()) -> Recorded:
+        advanced = advances(batch, progress)
+        return await _within_limit(self._writing, lambda: self._record([access_of(event) for event in batch], advanced))
 
-    def _record(self, accesses: Sequence[Access]) -> Recorded:
+    def _record(self, accesses: Sequence[Access], advanced: Sequence[Advance]) -> Recorded:
         now_us = microseconds(self._clock())
-        fresh, first = _transaction(self._writer, lambda connection: self._count_once(connection, accesses, now_us))
+
+        def count(connection: sqlite3.Connection) -> tuple[list[Access], FirstTries]:
+            note_progress(connection, advanced, now_us // 1_000_000)
+            return self._count_once(connection, accesses, now_us)
+
+        fresh, first = _transaction(self._writer, count)
         self._requests.committed(first, now_us)
         retries = len(fresh) - len(first.tries)
         return Recorded(len(first.tries), len(accesses) - len(fresh), retries, first.unremembered)
@@ -203,6 +222,13 @@ class SqliteStats:
         rows = await self._read(_QUARTERS, day_of(start), day_of(end), code, wanted.start, wanted.stop)
         return dict(rows)
 
+    async def drift(self, older_than: timedelta = DRIFT_AFTER) -> Sequence[Drift]:
+        now = microseconds(self._clock()) // 1_000_000
+        return await drift_of(await self._ask(courses_of), self._counted, now, older_than)
+
+    async def _counted(self, stretches: Sequence[Stretch]) -> list[int]:
+        return await self._ask(lambda connection: counted(connection, stretches))
+
     async def tidy(self, now: datetime) -> None:
         first_open_day = day_of(now - DAYS_OPEN)
         await self._write(lambda connection: _close_days(connection, first_open_day))
@@ -211,6 +237,8 @@ class SqliteStats:
         await self._in_steps(_forget_foreign_ids, microseconds(now - FOREIGN_IDS_KEPT))
         await self._in_steps(_forget_epochs, microseconds(now - EPOCHS_KEPT))
         await self._write(lambda connection: self._requests.forget(connection, microseconds(now)))
+        done = await done_of(await self._ask(courses_of), self._counted)
+        await self._write(lambda connection: note_done(connection, done, microseconds(now) // 1_000_000))
 
     async def ping(self) -> None:
         await self._write(_change_nothing)

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 
 from urlshortener.events.event import EventId
 from urlshortener.stats.access import REQUEST_BYTES, Access, RequestMemory
+from urlshortener.stats.progress import Advance, Course, Stretch, is_kept
 
 
 def fresh_of(connection: sqlite3.Connection, accesses: Sequence[Access], now_us: int) -> list[Access]:
@@ -85,6 +86,56 @@ def _fresh_by_foreign_id(connection: sqlite3.Connection, accesses: Sequence[Acce
 
 def as_json(values: list[Any]) -> str:
     return msgspec.json.encode(values).decode()
+
+
+# ---- how far epochs have come
+
+PROGRESS_TABLE = "CREATE TABLE progress (epoch TEXT PRIMARY KEY, course BLOB NOT NULL) WITHOUT ROWID"
+
+
+def courses_of(connection: sqlite3.Connection) -> dict[str, Course]:
+    return {
+        epoch: Course.unpacked(packed) for epoch, packed in connection.execute("SELECT epoch, course FROM progress")
+    }
+
+
+def note_progress(connection: sqlite3.Connection, advanced: Sequence[Advance], now: int) -> None:
+    for advance in advanced:
+        row = connection.execute("SELECT course FROM progress WHERE epoch = ?", (advance.epoch,)).fetchone()
+        course = Course.unpacked(row[0]) if row else Course(advance.host)
+        _keep(connection, advance.epoch, course.after(advance, now))
+
+
+def _keep(connection: sqlite3.Connection, epoch: str, course: Course) -> None:
+    connection.execute("REPLACE INTO progress (epoch, course) VALUES (?, ?)", (epoch, course.packed()))
+
+
+def note_done(connection: sqlite3.Connection, done: Mapping[str, int], now: int) -> None:
+    """Forget what is complete, and epochs that are over with that, or too old."""
+    for epoch, course in courses_of(connection).items():
+        left = course.done(done[epoch]) if epoch in done else course
+        if left is None or not is_kept(course, now):
+            connection.execute("DELETE FROM progress WHERE epoch = ?", (epoch,))
+        elif left != course:
+            _keep(connection, epoch, left)
+
+
+def counted(connection: sqlite3.Connection, stretches: Sequence[Stretch]) -> list[int]:
+    return [_counted(connection, stretch) for stretch in stretches]
+
+
+def _counted(connection: sqlite3.Connection, stretch: Stretch) -> int:
+    blocks = connection.execute(
+        "SELECT block, bits FROM blocks JOIN epochs ON id = epoch_id WHERE epoch = ? AND block BETWEEN ? AND ?",
+        (stretch.epoch, stretch.first // _BLOCK_BITS, stretch.last // _BLOCK_BITS),
+    )
+    return sum(_counted_of_block(block * _BLOCK_BITS, bits or _FULL, stretch) for block, bits in blocks)
+
+
+def _counted_of_block(began: int, bits: bytes, stretch: Stretch) -> int:
+    low, high = max(stretch.first - began, 0), min(stretch.last - began, _BLOCK_BITS - 1)
+    wanted = int.from_bytes(bits, "little") >> low & (1 << high - low + 1) - 1  # bit n is bit n & 7 of byte n >> 3
+    return wanted.bit_count()
 
 
 # ---- requests that a proxy tried twice

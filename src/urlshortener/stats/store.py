@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
-from urlshortener.events.event import AccessEvent
+from urlshortener.events.event import AccessEvent, Progress
+
+DRIFT_AFTER = timedelta(seconds=60)  # what is known to exist and was not counted by then is missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,16 @@ class Recorded:
     unremembered: int = 0  # of those counted now: there was no room to remember their requests, so a retry counts too
     replicated: bool = True  # False: counted, but a failover in the next moment may undo it: bring it again
     generation: int = 0  # of the store's process that counted it: should that be another one later, bring it again
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Events that a shortener numbered in an hour, and that never came to be counted."""
+
+    host: str
+    epoch: str
+    hour: datetime  # UTC, of the events around them
+    missing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +66,12 @@ class StatsStore(Protocol):
         """Grows when another process of the store answers: what an older one recorded may be undone."""
         ...
 
-    async def record(self, batch: Sequence[AccessEvent]) -> Recorded:
+    async def record(self, batch: Sequence[AccessEvent], progress: Sequence[Progress] = ()) -> Recorded:
         """Count each event id once, however often it comes, in whatever order. Atomic: all of the batch, or nothing.
 
         StoreUnavailable leaves the outcome open: the caller brings the same events again.
         Epochs are remembered for 14 days after their last event, foreign event ids for 24 hours.
+        With them, in the same step, is kept how far their epochs have come.
         Events of one code and one request id, seconds apart, are one access; an id is remembered for a window after it
         was counted. Which of them is counted is left to chance.
         """
@@ -77,6 +90,10 @@ class StatsStore(Protocol):
 
         A quarter is the finest that any time zone's hours and days need (+05:45). Kept for `retention`.
         """
+        ...
+
+    async def drift(self, older_than: timedelta = DRIFT_AFTER) -> Sequence[Drift]:
+        """What is missing of what was known to exist so long ago: lost, or still on its way. Known for 13 days."""
         ...
 
     async def tidy(self, now: datetime) -> None:

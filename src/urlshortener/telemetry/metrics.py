@@ -88,6 +88,12 @@ REQUESTS_UNREMEMBERED = _counter(
     "request_ids_unremembered_total",
     "Counted events whose request id there was no room for (REQUEST_IDS_MAX): a proxy's retry of them counts too.",
 )
+COUNTS_MISSING = _gauge(
+    "events_missing",
+    "Events that were numbered over a minute ago and are not counted: lost, or on their way. Clean: no value at all.",
+    "shortener",
+    "hour",
+)
 EVENT_AGE_SECONDS = _histogram(
     "event_age_when_counted_seconds", "Age of an event when it is counted: freshness.", buckets=_LONG_SECONDS
 )
