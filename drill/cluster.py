@@ -51,6 +51,7 @@ class Cluster:
         self.shorteners = [Service("shortener", node, self.settings) for node in NODES]
         self.analytics = [Service("analytics", node, self.settings) for node in NODES]
         self.proxies = [Nginx(address) for address in PROXIES]
+        self.published: dict[str, set[int]] = {}  # epoch -> numbers, of all that a witness ever heard of
         self._is_synchronous = True
         self._supervised: list[Member] = []
         self._closing = threading.Event()
@@ -154,10 +155,10 @@ class Cluster:
     def change_services(
         self, services: Sequence[Service], program: Sequence[str] = PROGRAM, differs: Mapping[str, str] | None = None
     ) -> None:
-        """Have these run as another program, or with other settings: each is stopped and started again."""
+        """Have these run as another program, or with other settings, from now on; at once."""
         for service in services:
             service.is_held_down = True
-            service.stop()
+            service.kill()
             service.program, service.differs = program, differs or {}
             service.launch()
             service.is_held_down = False

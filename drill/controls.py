@@ -59,7 +59,7 @@ class Control:
 
     @contextlib.contextmanager
     def taken_away(self, cluster: Cluster) -> Iterator[None]:
-        """Afterwards everything is as it was; only what was lost stays lost."""
+        """Afterwards everything is as it was; only what was lost stays lost, and is no later leg's business."""
         services: Sequence[Service] = [
             *(cluster.shorteners if self.shorteners else []),
             *(cluster.analytics if self.analytics else []),
@@ -70,7 +70,7 @@ class Control:
             with self.stores(cluster):
                 yield
         finally:
-            cluster.change_services(services)
+            cluster.change_services([*cluster.shorteners, *cluster.analytics])
 
 
 CONTROLS = [

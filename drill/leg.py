@@ -237,7 +237,7 @@ def _evidence(
     stores.wait_until_replayed(cluster)
     counts = stores.counts_of(NODES[0], 8081, plan.codes(*REDIRECTS))
     links, keys = stores.links_of(cluster, plan)
-    published = witness.heard(NODES)
+    published = _published(cluster)
     ours = sum(1 for count in counts.values() if count)
     return Evidence(
         plan=plan,
@@ -252,6 +252,14 @@ def _evidence(
         published=published,
         counted=stores.numbers_counted(cluster.redis_master(), sorted(published)),
     )
+
+
+def _published(cluster: Cluster) -> dict[str, set[int]]:
+    """Of the epochs that were heard of just now: all of their numbers, those of earlier legs included."""
+    heard = witness.heard(NODES)
+    for epoch, numbers in heard.items():
+        cluster.published.setdefault(epoch, set()).update(numbers)
+    return {epoch: cluster.published[epoch] for epoch in heard}
 
 
 def totals(history: History) -> dict[str, int]:
