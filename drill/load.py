@@ -28,8 +28,9 @@ from drill.http_client import Answer, Errand, Pool
 
 LIMIT_SECONDS = 10.0
 TICK_SECONDS = 0.002
-RETRY_SECONDS = 0.25
-GIVE_UP_SECONDS = 90.0
+FIRST_RETRY_SECONDS = 0.25
+LONGEST_RETRY_SECONDS = 4.0
+GIVE_UP_SECONDS = 120.0
 LOCAL_ADDRESSES = [f"127.0.2.{number}" for number in range(1, 65)]
 _AGENTS = [
     f"Mozilla/5.0 ({system}; rv:{version}.0) Gecko/20100101 Firefox/{version}.0"
@@ -98,7 +99,8 @@ class _Visitors:
         self._analytics = [Pool((address, port), local) for address, _, port in plan.doors]
         self._numbers = itertools.count()
         self._under_way: set[int] = set()
-        self._retries: list[tuple[float, str, float]] = []  # when, key, when to give up
+        self._retries: list[tuple[float, str]] = []  # when, key
+        self._tries: dict[str, tuple[int, float]] = {}  # of keys that are not answered: how many, when the first began
         self._tally: Counter[str] = Counter()
         self._latencies: list[int] = []
         self._is_over = asyncio.Event()
@@ -213,16 +215,23 @@ class _Visitors:
             self._tally["ok" if request.is_ok else "failed"] += 1
             self._latencies.append(request.latency_ns)
         elif request.stream is Stream.CREATE and not request.is_ok and request.outcome is not Outcome.WRONG:
-            first = request.scheduled_ns / 1e9
-            self._retries.append((self._loop.time() + RETRY_SECONDS, request.what, first + GIVE_UP_SECONDS))
+            self._ask_again(request.what)
+
+    def _ask_again(self, key: str) -> None:
+        """Later and later, as a well behaved client does; not for ever."""
+        now = self._loop.time()
+        tries, began = self._tries.get(key, (0, now))
+        self._tries[key] = tries + 1, began
+        if now < began + GIVE_UP_SECONDS:
+            self._retries.append((now + min(FIRST_RETRY_SECONDS * 2**tries, LONGEST_RETRY_SECONDS), key))
 
     def _due_retries(self) -> list[tuple[Request, Errand]]:
         if not self._retries:
             return []
-        now, wall = self._loop.time(), time.monotonic()
-        due = [retry for retry in self._retries if retry[0] <= now]
-        self._retries = [retry for retry in self._retries if retry[0] > now and retry[2] > wall]
-        return [self._request(time.monotonic_ns(), Stream.CREATE, key) for _, key, until in due if until > wall]
+        now = self._loop.time()
+        due = [key for at, key in self._retries if at <= now]
+        self._retries = [retry for retry in self._retries if retry[0] > now]
+        return [self._request(time.monotonic_ns(), Stream.CREATE, key) for key in due]
 
     async def _last_ones_answered(self) -> None:
         """Creates go on being retried, so that none is left unknown for lack of patience."""

@@ -99,10 +99,9 @@ def _versions() -> dict[str, str]:
         "etcd": ["etcd", "--version"],
         "nginx": ["/usr/sbin/nginx", "-v"],
         "RabbitMQ": ["dpkg-query", "--show", "--showformat", "${Version}", "rabbitmq-server"],
-        "Python": ["python3", "--version"],
         "this": ["git", "rev-parse", "--short", "HEAD"],
     }
-    return {name: _version(command) for name, command in commands.items()}
+    return {"Python": platform.python_version(), **{name: _version(command) for name, command in commands.items()}}
 
 
 def _version(command: Sequence[str]) -> str:
@@ -252,10 +251,10 @@ def _step(result: Mapping[str, Any]) -> str:
         f"{result['drained_seconds']:.1f} s after the load"
     )
     violations = "".join(
-        f"<li>{html.escape(v['checker'])}: {html.escape(v['what'])}</li>" for v in result["violations"][:20]
+        f"<li>{html.escape(v['checker'])}: {html.escape(v['what'])}</li>" for v in result["violations"][:8]
     )
     falls = "".join(
-        f"<li>{html.escape(f['code'])} fell by {f['depth']} for {f['seconds']:.1f} s</li>" for f in result["falls"][:20]
+        f"<li>{html.escape(f['code'])} fell by {f['depth']} for {f['seconds']:.1f} s</li>" for f in result["falls"][:8]
     )
     return (
         f"<h3 class='{'good' if is_good else 'bad'}'>{html.escape(words)}</h3><p>{told}</p>"
