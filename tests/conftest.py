@@ -21,13 +21,14 @@ from tests.backends.server import ServerMissing
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Who runs what, where several processes run the tests: a file is for one of them, which starts its servers once.
 
-    A file whose tests face both shapes of the system is for two. Journeys come first, because they take longest.
+    A file whose tests face both shapes of the system is for two. The drill and journeys come first, because they take
+    longest.
     """
     for item in items:
         parameters = getattr(item, "callspec", None)
         shape = parameters.params.get("system", "") if parameters else ""
         item.add_marker(pytest.mark.xdist_group(f"{item.location[0]} {shape}"))
-    items.sort(key=lambda item: "journeys" not in item.path.parts)
+    items.sort(key=lambda item: ("drill" not in item.path.parts, "journeys" not in item.path.parts))
 
 
 @contextlib.contextmanager
