@@ -16,6 +16,7 @@ from urlshortener.settings import TABLE, Settings
 
 _WRONG_SETTING = 78  # EX_CONFIG of sysexits.h
 _UNAVAILABLE = 69  # EX_UNAVAILABLE
+_MOST_WORKERS = 256
 
 COMMANDS = {
     "run": "Everything in one process: make and follow links, count and show; SQLite in ./data unless told otherwise.",
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _do(asked: argparse.Namespace, settings: Settings) -> int:
     from urlshortener.services import letters, processes, reconciliation  # noqa: PLC0415 (a --help should not wait for it)
+    from urlshortener.services.worker import Inherited  # noqa: PLC0415
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         match asked.command:
@@ -54,6 +56,10 @@ def _do(asked: argparse.Namespace, settings: Settings) -> int:
                 print(runner.run(letters.show(settings, asked.limit)))
             case "dead-letters":
                 print(runner.run(letters.replay(settings, asked.limit, all_of_them=asked.all)))
+            case "shortener" if asked.worker:
+                return runner.run(processes.run("shortener", settings, Inherited.parsed(asked.worker)))
+            case "shortener" if asked.workers > 1:
+                return runner.run(processes.supervise(settings, asked.workers))
             case command:
                 return runner.run(processes.run(command, settings))
     return 0
@@ -85,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
             of_command.add_argument(
                 "--older-than", type=_seconds, default=60, metavar="SECONDS", help="what was known then (default: 60)"
             )
+        if name == "shortener":
+            words = "so many processes behind the one door, for a machine with more cores (default: 1)"
+            of_command.add_argument("--workers", type=_workers, default=1, metavar="N", help=words)
+            of_command.add_argument("--worker", help=argparse.SUPPRESS)  # what one of them is started with
         if name == "dead-letters":
             _add_dead_letters(of_command)
     return parser
@@ -101,6 +111,12 @@ def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
 
 def _seconds(text: str) -> int:
     return 0 if text == "0" else _number(text)
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 to {_MOST_WORKERS} is wanted")
+    return int(text)
 
 
 def _number(text: str) -> int:

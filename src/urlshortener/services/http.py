@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -228,7 +229,7 @@ def ready_answer(service_name: str, readiness: Readiness) -> Response:
     return json_answer(words, 200) if readiness.is_ready else json_answer(words, 503, {"Retry-After": "1"})
 
 
-def ops_app(service_name: str, readiness: Readiness) -> ASGIApp:
+def ops_app(service_name: str, readiness: Readiness, numbers: CollectorRegistry = REGISTRY) -> ASGIApp:
     """The second port: probes and metrics, which no visitor reaches."""
     READY.labels(service_name).set_function(lambda: readiness.is_ready)
 
@@ -241,7 +242,7 @@ def ops_app(service_name: str, readiness: Readiness) -> ASGIApp:
     async def metrics(request: Request) -> Response:
         """As whoever asks can read it: exemplars exist in the OpenMetrics format only."""
         render, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(render(REGISTRY), headers={"Content-Type": content_type})
+        return Response(render(numbers), headers={"Content-Type": content_type})
 
     routes = [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)]
     app = Starlette(routes=routes, exception_handlers=HANDLERS)

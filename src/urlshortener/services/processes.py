@@ -1,6 +1,6 @@
 """What each command starts, in which order, and how it ends.
 
-shortener   links, spool, publisher          :8080
+shortener   links, spool, publisher          :8080; with --workers several of these, below a supervisor
 analytics   source, counts, links to read    :8081
 run         both in one process; with in-process:// the source is the spool itself
 """
@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from urlshortener.services.counting import Counting
 from urlshortener.services.http import Readiness, ops_app
 from urlshortener.services.runner import Door, listen, serve
 from urlshortener.services.shortener import shortener_app
+from urlshortener.services.supervisor import Supervisor
+from urlshortener.services.worker import Inherited, reporting
 from urlshortener.settings import Settings
 from urlshortener.stats.store import StatsStore
 from urlshortener.telemetry import LOG, LOOP_DELAY_SECONDS, Sampling, set_up_logs
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 _ANALYTICS_CACHE_BYTES = 16 * 1024 * 1024  # there links only tell an unknown code from one that nobody followed
 _LONGEST_PAUSE_SECONDS = 1.0
 _LOOP_WATCH_SECONDS = 0.1
+_WORKERS_STOP_LATER = timedelta(seconds=2)
 
 
 async def migrate(settings: Settings) -> str:
@@ -51,16 +55,42 @@ async def migrate(settings: Settings) -> str:
     return await backends.migrate_links(settings)
 
 
-async def run(command: str, settings: Settings) -> int:
-    """Be that process until a signal comes; return its exit code."""
+async def supervise(settings: Settings, workers: int) -> int:
+    """Be the shortener in several processes until a signal comes; return the exit code."""
+    set_up_logs(settings.log_level, readable=sys.stderr.isatty())
+    backends.check_addresses("shortener", settings)
+    _check_token(settings)
+    _visitor_secret("shortener", settings)
+    door = listen(settings.host, settings.shortener_port, "SHORTENER_PORT")
+    share = {  # what these allow is for the service, whatever it consists of
+        "SPOOL_MAX_BYTES": str(settings.spool_max_bytes // workers),
+        "CACHE_MAX_BYTES": str(settings.cache_max_bytes // workers),
+    }
+    supervisor = Supervisor("shortener", workers, door, share)
+    ops = listen(settings.host, settings.shortener_ops_port, "SHORTENER_OPS_PORT")
+    app = ops_app("shortener-service", supervisor, supervisor.numbers)
+    code = await serve(
+        [Door(ops, app, stays_open=True)],
+        supervisor.up(),
+        supervisor,
+        drain_delay=settings.drain_delay,
+        stop_timeout=(settings.stop_timeout + _WORKERS_STOP_LATER) * 4 / 3,  # the last quarter is for what hangs
+    )
+    return code or supervisor.exit_code
+
+
+async def run(command: str, settings: Settings, inherited: Inherited | None = None) -> int:
+    """Be that process, or a worker of it, until a signal comes; return its exit code."""
     set_up_logs(settings.log_level, readable=sys.stderr.isatty())
     backends.check_addresses(command, settings)
     _check_token(settings)
     if command == "run":
         await backends.migrate_links(settings)
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         metrics = _telemetry(command, settings, stack) if settings.otel_exporter_otlp_endpoint else None
-        process = _Process(settings, metrics)
+        process = _Process(settings, metrics, inherited)
+        if inherited is not None:
+            await stack.enter_async_context(reporting(inherited.line, process.readiness))
         if command in ("run", "shortener"):
             process.add_shortener(_visitor_secret(command, settings))
         if command in ("run", "analytics"):
@@ -79,9 +109,12 @@ async def run(command: str, settings: Settings) -> int:
 class _Process:
     """The parts that a command asked for, and the order in which they come up and end."""
 
-    def __init__(self, settings: Settings, metrics: "MetricSender | None" = None) -> None:
+    def __init__(
+        self, settings: Settings, metrics: "MetricSender | None" = None, inherited: Inherited | None = None
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._inherited = inherited
         self._traces = Sampling(settings.otel_traces_sampler_arg)
         self._access_log = Sampling(settings.access_log)
         self._links: LinkStore = backends.open_links(settings)
@@ -147,6 +180,9 @@ class _Process:
             app = Logged(app, service_name, self._access_log)
         if self._settings.otel_exporter_otlp_endpoint:
             app = _traced(app, self._settings, self._traces)
+        if self._inherited is not None:
+            self.doors.append(Door(socket.socket(fileno=self._inherited.door), app))
+            return
         for suffix, application, stays in (
             ("port", app, False),
             ("ops_port", ops_app(service_name, self.readiness), True),
@@ -198,7 +234,7 @@ class _Process:
             await asyncio.sleep(0.02)
 
 
-def _telemetry(command: str, settings: Settings, stack: contextlib.ExitStack) -> "MetricSender":
+def _telemetry(command: str, settings: Settings, stack: contextlib.AsyncExitStack) -> "MetricSender":
     """Spans and metrics go to the collector from now on, until the stack is left."""
     from urlshortener.telemetry import sending, sending_metrics  # noqa: PLC0415 (nobody else should wait for these)
 

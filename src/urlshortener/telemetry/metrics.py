@@ -33,6 +33,9 @@ REQUESTS = _counter("http_requests_total", "Requests answered.", "service", "rou
 REQUEST_SECONDS = _histogram("http_request_duration_seconds", "Time to answer a request.", "service", "route")
 READY = _gauge("service_ready", "1 while the service says it is ready.", "service")
 
+WORKERS = _gauge("workers", "Worker processes that are ready, of a service that has some.")
+WORKERS_REPLACED = _counter("workers_replaced_total", "Worker processes that ended by themselves and were replaced.")
+
 # links
 REDIRECTS = _counter("redirects_total", "Redirects by how they ended: found, gone, unknown, unavailable.", "outcome")
 CACHE_LOOKUPS = _counter(
