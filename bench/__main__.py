@@ -14,7 +14,7 @@ from bench.harness.run import SMOKE, THOROUGH, USUAL, Effort, Run, Shared
 from tests.backends.postgresql import Postgresql
 
 # In the order in which a reader wants the answers.
-QUESTIONS = ("redirects", "publishing")
+QUESTIONS = ("redirects", "publishing", "waiting", "creates")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,7 +56,7 @@ def _confirmed(service: Service) -> float:
 
 
 def _with_publishing(load: Load, seconds_late: float) -> float:
-    return load.completed / (load.completed / load.a_second + seconds_late)
+    return load.completed / (load.seconds + seconds_late)
 
 
 def _taken_from_queue(run: Run, fresh: Fresh, service: Service, before: int) -> int:

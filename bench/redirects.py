@@ -9,7 +9,6 @@ from bench.harness.beside import Beside
 from bench.harness.nginx import RedirectingNginx
 from bench.harness.results import Goal
 from bench.harness.run import Run
-from bench.harness.system import Service, events_in_spool
 
 TITLE = "Redirects, answered and spooled, on one core"
 
@@ -25,7 +24,7 @@ def ask(run: Run) -> None:
     for connections in (64, 1000):
         beside.figures(requests, connections, Goal(0.75, 0.95))
     over_connections(run, beside)
-    check_spool(run, service, beside)
+    shortener.check_spool(run, service, beside.ours)
     run.check_answered("nginx", beside.theirs, nginx.answered)
 
 
@@ -45,12 +44,3 @@ def over_connections(run: Run, beside: Beside) -> None:
         "ms",
         {name: [(n, pair[place].p99_ms) for n, pair in pairs.items()] for place, name in enumerate(who)},
     )
-
-
-def check_spool(run: Run, service: Service, beside: Beside) -> None:
-    """Every redirect that was answered has its event on disk, also after a SIGKILL."""
-    redirected = service.redirected
-    run.check_answered("shortener", beside.ours, redirected)
-    service.kill()
-    spooled = events_in_spool(service.spool)
-    run.check(f"{redirected:,} redirects, {spooled:,} events in the spool", holds=redirected == spooled)

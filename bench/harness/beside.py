@@ -18,8 +18,12 @@ class Beside:
     ours: list[Load] = field(default_factory=list)
     theirs: list[Load] = field(default_factory=list)
 
+    @property
+    def urls(self) -> tuple[str, str]:
+        return self.our_url, self.their_url
+
     def warm_up(self, requests: Path) -> None:
-        for loads, url in ((self.ours, self.our_url), (self.theirs, self.their_url)):
+        for loads, url in zip((self.ours, self.theirs), self.urls, strict=True):
             if self.run.effort.warm_up_seconds:
                 loads.append(self.run.load(url, requests, seconds=self.run.effort.warm_up_seconds))
 

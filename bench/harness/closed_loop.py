@@ -19,12 +19,16 @@ _SCRIPT = Path(__file__).with_name("wrk.lua")
 class Load:
     """What came back."""
 
-    a_second: float
+    seconds: float
     completed: int  # requests whose answer was read
     sent: int  # the same, and those that were under way at the end
     errors: int  # statuses from 400, broken and timed out connections
     p50_ms: float
     p99_ms: float
+
+    @property
+    def a_second(self) -> float:
+        return self.completed / self.seconds
 
 
 def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
@@ -45,7 +49,7 @@ def run(url: str, requests: Path, *, connections: int, seconds: float, core: int
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
     told = json.loads(done.stdout.rpartition("JSON ")[2])
     return Load(
-        a_second=told["requests"] / told["duration_us"] * 1e6,
+        seconds=told["duration_us"] / 1e6,
         completed=told["requests"],
         sent=told["sent"],
         errors=told["errors"],

@@ -1,10 +1,11 @@
 """A shortener-service that holds so many links in memory, and is watched for what becomes of its events."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bench.harness import cores, links
+from bench.harness.closed_loop import Load
 from bench.harness.run import Fresh, Run
-from bench.harness.system import Service
+from bench.harness.system import Service, events_in_spool
 from tests.backends.waiting import wait_until
 
 
@@ -23,3 +24,12 @@ def warmed(run: Run, fresh: Fresh, count: int, settings: Mapping[str, str] | Non
     run.say(f"waits until {count:,} links are in memory")
     wait_until(lambda: service.metrics()["link_cache_links"] >= count, "the links are in memory", within_seconds=300)
     return service
+
+
+def check_spool(run: Run, service: Service, loads: Sequence[Load], visitors: int = 0) -> None:
+    """Every redirect has its event on disk once, also after a SIGKILL: those of wrk, and exactly so many more."""
+    redirected = service.redirected
+    run.check_answered("shortener", loads, redirected - visitors)
+    service.kill()
+    spooled = events_in_spool(service.spool)
+    run.check(f"{redirected:,} redirects, {spooled:,} events in the spool", holds=redirected == spooled)

@@ -70,6 +70,12 @@ class Service(Process):
         return sum(_resident(pid) for pid in self.pids)
 
     @property
+    def pid(self) -> int:
+        """Of the one process that it is."""
+        [pid] = self.pids
+        return pid
+
+    @property
     def pids(self) -> list[int]:
         assert self._keeper is not None
         return descendants(self._keeper.pid)
