@@ -1,8 +1,8 @@
 """Asking together: what one turn of the event loop asks for becomes one question to the database."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -15,15 +15,15 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Question(Generic[Item, Answer]):
     """One item of a batch, and the future of its own that its answer goes to."""
 
-    item: Item
-    answered: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    asked_in: SpanContext | None = field(default_factory=asking)
+    __slots__ = ("answered", "asked_in", "item")
 
-    def __post_init__(self) -> None:
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.asked_in: SpanContext | None = asking()
         self.answered.add_done_callback(_heard)  # whoever asked may have left: that is no error
 
     def answer(self, answer: Answer) -> None:
@@ -38,6 +38,39 @@ class Question(Generic[Item, Answer]):
 def _heard(answered: asyncio.Future[Any]) -> None:
     if not answered.cancelled():
         answered.exception()
+
+
+class Patience(Generic[Item, Answer]):
+    """Who waits for which question, for so long at most: then `give_up` is told, once. One timer serves them all."""
+
+    def __init__(self, seconds: float, give_up: Callable[[Question[Item, Answer]], None]) -> None:
+        self._seconds = seconds
+        self._give_up = give_up
+        self._waiting: deque[tuple[float, Question[Item, Answer]]] = deque()  # until when; in the order of coming
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def answer_to(self, question: Question[Item, Answer]) -> Answer:
+        """The answer, or what the question failed with. A cancelled caller gives up by itself."""
+        loop = asyncio.get_running_loop()
+        self._forget_answered()
+        self._waiting.append((loop.time() + self._seconds, question))
+        if self._timer is None:
+            self._timer = loop.call_at(self._waiting[0][0], self._end)
+        return await question.answered
+
+    def _forget_answered(self) -> None:
+        while self._waiting and self._waiting[0][1].answered.done():
+            self._waiting.popleft()
+
+    def _end(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        self._forget_answered()
+        while self._waiting and self._waiting[0][0] <= loop.time():
+            self._give_up(self._waiting.popleft()[1])
+            self._forget_answered()
+        if self._waiting:
+            self._timer = loop.call_at(self._waiting[0][0], self._end)
 
 
 class Gatherer(Generic[Item, Answer]):

@@ -23,7 +23,12 @@ RESERVED = frozenset({
 
 def draw() -> str:
     """A code that nobody can guess. It may be taken or reserved as any other: the store draws again."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(DRAWN_LENGTH))
+    number = secrets.randbelow(len(_LETTERS) ** DRAWN_LENGTH)  # one draw from the system, not eight
+    letters = []
+    for _ in range(DRAWN_LENGTH):
+        number, place = divmod(number, len(_LETTERS))
+        letters.append(_LETTERS[place])
+    return "".join(letters)
 
 
 def check_chosen(code: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from urlshortener import telemetry
-from urlshortener.errors import StoreUnavailable, Unavailable
+from urlshortener.errors import Refused, StoreUnavailable, Unavailable
 from urlshortener.links.batches import Gatherer, Question
 from urlshortener.links.cache import Cache, Reading, Recently, Remembered
 from urlshortener.links.link import Change, Destination, Draft, Link
@@ -169,6 +169,13 @@ class Directory:
         draft may have been kept. Drafts of one turn of the loop share a transaction.
         """
         return await self._writes.create(draft)
+
+    async def create_many(self, drafts: Sequence[Draft]) -> list[Link | Refused]:
+        """Keep many new links in one transaction: for each, in their order, the link or why there is none.
+
+        Raises as `create` does, of all of them: StoreUnavailable, OutcomeUnknown.
+        """
+        return await self._writes.create_many(drafts)
 
     async def change(self, code: str, change: Change, now: datetime) -> Link | None:
         """The changed link; None if there is none that is not deleted. Raises as `create` does."""

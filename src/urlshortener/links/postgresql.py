@@ -10,25 +10,27 @@ import asyncio
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import asyncpg
-from sqlalchemy import ColumnElement, Table, any_, func, literal, select
+from sqlalchemy import ColumnElement, Table, any_, bindparam, func, literal, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.event import listen as on
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.types import TypeEngine
 
 from urlshortener.errors import OutcomeUnknown, StoreUnavailable
 from urlshortener.links import migrations
 from urlshortener.links.errands import Errands
 from urlshortener.links.migrations import MigrationOutcome
+from urlshortener.links.schema import UtcTime
 from urlshortener.links.sql_store import RowRefused, SqlLinkStore
 from urlshortener.links.sql_traces import trace_statements
 from urlshortener.links.store import ChangeListener
@@ -125,8 +127,14 @@ class PostgresqlDatabase:
             )
         self._errands = Errands()
 
-    def insert(self, table: Table) -> postgresql.Insert:
-        return postgresql.insert(table)
+    def insert(self, table: Table, columns: Sequence[str]) -> postgresql.Insert:
+        # One array for each column: one statement whatever the number of rows, and no work for each value.
+        arrays = [bindparam(f"all_{name}", type_=postgresql.ARRAY(_as_sent(table.c[name]))) for name in columns]
+        new = func.unnest(*arrays).table_valued(*columns, name="new").render_derived()
+        return postgresql.insert(table).from_select(list(columns), select(*new.c))
+
+    def rows(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        return {f"all_{name}": column for name, column in zip(columns, zip(*rows, strict=True), strict=True)}
 
     def among(self, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
         # one statement whatever the number, so that it is prepared once
@@ -172,6 +180,11 @@ class PostgresqlDatabase:
         await self._errands.settle(SETTLE_SECONDS)
         for pool in {self._writers, self._readers, self._nearby}:
             await pool.close()
+
+
+def _as_sent(column: ColumnElement[Any]) -> TypeEngine[Any]:
+    """A column's type without what SQLAlchemy would do to each value: the driver takes times in any zone."""
+    return postgresql.TIMESTAMP(timezone=True) if isinstance(column.type, UtcTime) else column.type
 
 
 _READING = {"statement_timeout": "900ms", "default_transaction_read_only": "on"}

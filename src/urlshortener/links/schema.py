@@ -5,7 +5,9 @@ what is dropped must have been unused for one version. A code will one day belon
 gives way to a unique index on both.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     Boolean,
@@ -44,7 +46,10 @@ class UtcTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+        return value.replace(tzinfo=UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        return super().result_processor(dialect, coltype) if dialect.name == "sqlite" else None  # they come in UTC
 
 
 # Byte order: what is unique must not depend on the collation rules of whichever C library a replica runs on.

@@ -40,7 +40,13 @@ class Database(Protocol):
 
     nearby_is_primary: bool
 
-    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert: ...
+    def insert(self, table: Table, columns: Sequence[str]) -> postgresql.Insert | sqlite.Insert:
+        """An insert of rows with these columns, as many as `rows` hands over with it."""
+        ...
+
+    def rows(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+        """The parameters of such an insert."""
+        ...
 
     def among(self, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]: ...
 
@@ -153,7 +159,7 @@ class SqlLinkStore:
         by_key = {(draft.owner, draft.key): draft for draft in drafts if draft.key is not None}
         if not by_key:
             return {}
-        rows = [self._key_row(by_key[key]) for key in sorted(by_key)]
+        rows = self._database.rows(_KEY_COLUMNS, [self._key_row(by_key[key]) for key in sorted(by_key)])
         claimed = (await connection.execute(self._claim_keys, rows)).all()
         of_others = {by_key[row.owner, row.key]: row for row in claimed if row.link_id != by_key[row.owner, row.key].id}
         if not of_others:
@@ -176,8 +182,10 @@ class SqlLinkStore:
         """
         if not drafts:
             return {}
-        rows = [self._link_row(draft) for draft in sorted(drafts, key=lambda draft: draft.code)]
-        kept = {row.id: _link(row) for row in (await connection.execute(self._keep_links, rows)).all()}
+        touched_at = self._now()
+        rows = [_link_row(draft, touched_at) for draft in sorted(drafts, key=lambda draft: draft.code)]
+        statement = self._keep_links, self._database.rows(_LINK_COLUMNS, rows)
+        kept = {row.id: _link(row) for row in (await connection.execute(*statement)).all()}
         missing = [draft.id for draft in drafts if draft.id not in kept]
         if missing:
             touch = update(links).where(self._database.among(links.c.id, missing)).values(touched_at=self._now())
@@ -191,28 +199,10 @@ class SqlLinkStore:
             key = tuple_(idempotency_keys.c.owner, idempotency_keys.c.key)
             await connection.execute(delete(idempotency_keys).where(key.in_(keys)))
 
-    def _key_row(self, draft: Draft) -> dict[str, Any]:
-        return {
-            "owner": draft.owner,
-            "key": draft.key,
-            "link_id": draft.id,
-            "body_digest": draft.body_digest,
-            "created_at": draft.created_at,
-            "expires_at": draft.created_at + KEY_LIFETIME,
-            "touched_at": self._now(),
-        }
-
-    def _link_row(self, draft: Draft) -> dict[str, Any]:
-        return {
-            "id": draft.id,
-            "code": draft.code,
-            "target": draft.target,
-            "owner": draft.owner,
-            "created_at": draft.created_at,
-            "updated_at": draft.created_at,
-            "expires_at": draft.expires_at,
-            "touched_at": self._now(),
-        }
+    def _key_row(self, draft: Draft) -> tuple[Any, ...]:
+        """In the order of _KEY_COLUMNS."""
+        made, over = draft.created_at, draft.created_at + KEY_LIFETIME
+        return draft.owner, draft.key, draft.id, draft.body_digest, made, over, self._now()
 
     async def find_many(self, codes: Collection[str]) -> Mapping[str, Link]:
         return await self._find(self._database.read, codes)
@@ -296,6 +286,17 @@ class SqlLinkStore:
         await self._database.close()
 
 
+# What is written of a new row; the rest has its defaults.
+_LINK_COLUMNS = ("id", "code", "target", "owner", "created_at", "updated_at", "expires_at", "touched_at")
+_KEY_COLUMNS = ("owner", "key", "link_id", "body_digest", "created_at", "expires_at", "touched_at")
+
+
+def _link_row(draft: Draft, touched_at: datetime) -> tuple[Any, ...]:
+    """In the order of _LINK_COLUMNS."""
+    made = draft.created_at
+    return draft.id, draft.code, draft.target, draft.owner, made, made, draft.expires_at, touched_at
+
+
 def _first_of_twins(waiting: Mapping[int, Draft]) -> dict[int, Draft]:
     """Those before which no other draft waits with the same id, code or key."""
     seen: set[object] = set()
@@ -312,7 +313,7 @@ def _first_of_twins(waiting: Mapping[int, Draft]) -> dict[int, Draft]:
 
 def _claiming_keys(database: Database) -> postgresql.Insert | sqlite.Insert:
     """A key that is taken stays with its link, and is written all the same; one that is past its time changes hands."""
-    statement = database.insert(idempotency_keys)
+    statement = database.insert(idempotency_keys, _KEY_COLUMNS)
     new = statement.excluded
     is_over = idempotency_keys.c.expires_at <= new.created_at
     changing_hands = {
@@ -328,7 +329,7 @@ def _claiming_keys(database: Database) -> postgresql.Insert | sqlite.Insert:
 
 def _keeping_links(database: Database) -> postgresql.Insert | sqlite.Insert:
     """A code that is taken by this very id is written again and comes back; one that is another's does not."""
-    statement = database.insert(links)
+    statement = database.insert(links, _LINK_COLUMNS)
     upsert = statement.on_conflict_do_update(
         index_elements=["code"],
         set_={"touched_at": statement.excluded.touched_at},

@@ -6,7 +6,7 @@ One connection writes, several read beside it (WAL). A commit is on the disk bef
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,8 +70,11 @@ class SqliteDatabase:
         self._errands = Errands()
         self._listeners: list[ChangeListener] = []
 
-    def insert(self, table: Table) -> sqlite.Insert:
-        return sqlite.insert(table)
+    def insert(self, table: Table, columns: Sequence[str]) -> sqlite.Insert:
+        return sqlite.insert(table)  # its rows tell which columns
+
+    def rows(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def among(self, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
         return column.in_(values)

@@ -8,6 +8,8 @@ from urlshortener.errors import InvalidUrl
 
 LONGEST_TARGET_BYTES = 2048
 
+_BLANK = re.compile(r"\s")  # as str.isspace has it
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SAFE_LOCATION = re.compile(r"https?://[\x21-\x7e]+")
 _SCHEMES = ("http:", "https:")
 _LONGEST_HOST = 253
@@ -53,9 +55,9 @@ def _check_text(text: str) -> None:
         raise InvalidUrl("The address holds half a character (a lone surrogate).") from None
     if size_bytes > LONGEST_TARGET_BYTES:
         raise InvalidUrl(f"The address is longer than {LONGEST_TARGET_BYTES:,} bytes.")
-    if any(character.isspace() for character in text):
+    if _BLANK.search(text):
         raise InvalidUrl("The address holds a blank or a line end.")
-    if any(character < " " or "\x7f" <= character <= "\x9f" for character in text):
+    if _CONTROL.search(text):
         raise InvalidUrl("The address holds a control character.")
     if "\\" in text:
         raise InvalidUrl("The address holds a backslash.")

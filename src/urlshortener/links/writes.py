@@ -2,13 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from urlshortener import telemetry
 from urlshortener.errors import OutcomeUnknown, Refused, StoreUnavailable
-from urlshortener.links.batches import Gatherer, Question
+from urlshortener.links.batches import Gatherer, Patience, Question
 from urlshortener.links.cache import Cache
 from urlshortener.links.link import Change, Draft, Link
 from urlshortener.links.store import LinkStore
@@ -23,8 +25,10 @@ LONGEST_PAUSE_SECONDS = 1.0
 STOP_SECONDS = 5.0
 
 LARGEST_BATCH = 500
-MOST_UNDER_WAY = 4  # each may hang in its commit with a connection
+MOST_UNDER_WAY = 3  # each may hang in its commit with a connection
 MOST_WAITING = 20_000
+MOST_LISTS_UNDER_WAY = 1
+MOST_LISTS_WAITING = 64
 
 
 class Writes:
@@ -41,18 +45,23 @@ class Writes:
         self._creates: Gatherer[Draft, Link] = Gatherer(
             self._keep, largest_batch=LARGEST_BATCH, most_under_way=MOST_UNDER_WAY, most_waiting=MOST_WAITING
         )
+        self._callers: Patience[Draft, Link] = Patience(ANSWER_SECONDS, partial(_give_up, self._creates))
+        self._lists: Gatherer[Sequence[Draft], list[Link | Refused]] = Gatherer(
+            self._keep_lists, largest_batch=1, most_under_way=MOST_LISTS_UNDER_WAY, most_waiting=MOST_LISTS_WAITING
+        )
+        self._callers_with_lists: Patience[Sequence[Draft], list[Link | Refused]] = Patience(
+            ANSWER_SECONDS, partial(_give_up, self._lists)
+        )
         self._alone: set[asyncio.Task[None]] = set()
 
     async def create(self, draft: Draft) -> Link:
-        question = self._creates.ask(draft)
-        await asyncio.wait((question.answered,), timeout=ANSWER_SECONDS)
-        if self._creates.withdraw(question):
-            raise StoreUnavailable("The database of links did not get to this in time; nothing was made.")
-        try:
-            return _outcome(question)
-        except OutcomeUnknown:
-            telemetry.CREATES_UNKNOWN.inc()
-            raise
+        with _unknown_counted():
+            return await self._callers.answer_to(self._creates.ask(draft))
+
+    async def create_many(self, drafts: Sequence[Draft]) -> list[Link | Refused]:
+        """An answer for each, in their order; what is raised instead is said of all of them."""
+        with _unknown_counted():
+            return await self._callers_with_lists.answer_to(self._lists.ask(drafts))
 
     async def change(self, code: str, change: Change, now: datetime) -> Link | None:
         async def attempt() -> Link | None:
@@ -81,7 +90,7 @@ class Writes:
         for write in self._alone:
             write.cancel()
         await asyncio.gather(*self._alone, return_exceptions=True)
-        await self._creates.finish(STOP_SECONDS)
+        await asyncio.gather(self._creates.finish(STOP_SECONDS), self._lists.finish(STOP_SECONDS))
 
     async def _keep(self, questions: Sequence[Question[Draft, Link]]) -> None:
         """Answer a batch of drafts. If it fails in a way nobody foresaw, by halves, so that one spoils no other."""
@@ -110,6 +119,10 @@ class Writes:
         except Exception as error:  # is the outcome for these, and must not reach the others
             for question in questions:
                 question.fail(error)
+
+    async def _keep_lists(self, lists: Sequence[Question[Sequence[Draft], list[Link | Refused]]]) -> None:
+        for question in lists:
+            question.answer(await _until_known(partial(self._add, question.item)))
 
     async def _add(self, drafts: Sequence[Draft]) -> list[Link | Refused]:
         with self._cache.reading() as reading:
@@ -140,6 +153,22 @@ async def _answer(question: Question[None, Result], attempt: Callable[[], Awaita
         raise
     except Exception as error:  # belongs to whoever asked, whatever it is
         question.fail(error)
+
+
+def _give_up(gatherer: Gatherer[Asked, Result], question: Question[Asked, Result]) -> None:
+    if gatherer.withdraw(question):
+        question.fail(StoreUnavailable("The database of links did not get to this in time; nothing was made."))
+    else:
+        question.fail(OutcomeUnknown("The database of links did not answer in time; it may have been done."))
+
+
+@contextmanager
+def _unknown_counted() -> Iterator[None]:
+    try:
+        yield
+    except OutcomeUnknown:
+        telemetry.CREATES_UNKNOWN.inc()
+        raise
 
 
 def _outcome(question: Question[Asked, Result]) -> Result:
