@@ -1,6 +1,7 @@
 """The sentences about remembered links, against a store that does as it is told."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -710,3 +711,37 @@ async def test_a_sweep_that_fails_is_logged_and_the_next_one_comes(
     await until(lambda: bool(store.swept_before))
     await directory.stop()
     assert "Old idempotency keys were not forgotten (StoreUnavailable)." in caplog.text
+
+
+async def test_a_list_of_drafts_is_one_transaction_with_an_answer_for_each(
+    directory: Directory, store: ScriptedStore
+) -> None:
+    drafts = [a_draft("cat"), a_draft("dog"), a_draft("cat")]
+    first, second, third = await directory.create_many(drafts)
+    assert isinstance(first, Link) and isinstance(second, Link) and isinstance(third, CodeTaken)
+    assert len(store.called("add_many")) == 1
+    assert directory.known("cat") is not None and directory.known("dog") is not None
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_list_of_drafts_is_settled_though_nobody_waits_any_more(
+    directory: Directory, store: ScriptedStore
+) -> None:
+    store.fail(OutcomeUnknown("cut"), "add_many")
+    with pytest.raises(OutcomeUnknown):
+        await directory.create_many([a_draft("cat"), a_draft("dog")])
+    store.recover()
+    await until(lambda: directory.known("cat") is not None and directory.known("dog") is not None)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_list_of_drafts_that_was_never_sent_is_withdrawn(directory: Directory, store: ScriptedStore) -> None:
+    let_go = store.hold("add_many")
+    hanging = asyncio.create_task(directory.create_many([a_draft("cat")]))
+    await until(lambda: store.busy == 1)
+    with pytest.raises(StoreUnavailable):
+        await directory.create_many([a_draft("late")])
+    let_go.set()
+    with contextlib.suppress(OutcomeUnknown):
+        await hanging
+    assert "late" not in store.primary

@@ -393,7 +393,7 @@ class NoDatabase:
     async def refuse(self, *_: object) -> None:
         raise self._error
 
-    follow = find = create = change = delete = page = refuse
+    follow = find = create = create_many = change = delete = page = refuse
 
 
 @pytest.mark.parametrize(
@@ -406,6 +406,7 @@ async def test_without_a_database_every_route_is_a_503_that_says_when_to_come_ag
     async with asking(make_shortener(NoDatabase(error), spool, clock, readiness)) as client:
         answers = [
             await client.post("/api/v1/urls", json={"url": "https://example.com/"}),
+            await client.post("/api/v1/urls/bulk", json={"items": [{"url": "https://example.com/"}]}),
             await client.get("/api/v1/urls"),
             await client.get("/api/v1/urls/cat"),
             await client.put("/api/v1/urls/cat", json={"url": "https://example.com/"}),
@@ -413,7 +414,7 @@ async def test_without_a_database_every_route_is_a_503_that_says_when_to_come_ag
             await client.delete("/api/v1/urls/cat"),
             await client.get("/cat"),
         ]
-    assert [problem(answer)[:2] for answer in answers] == [(503, code)] * 7
+    assert [problem(answer)[:2] for answer in answers] == [(503, code)] * 8
     assert {answer.headers["retry-after"] for answer in answers} == {"1"}
 
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from urlshortener.errors import InvalidParameter, NotFound
 from urlshortener.links.link import Destination
 from urlshortener.services import door, openapi
-from urlshortener.services.caller import admin_only
+from urlshortener.services.caller import Guard
 from urlshortener.services.http import Readiness, could_be_code, json_answer
 from urlshortener.services.measured import Measured
 from urlshortener.stats.series import Interval, buckets, fold, parse_zone
@@ -180,7 +180,7 @@ def analytics_app(
 ) -> ASGIApp:
     """All that is served on the analytics' main port. `find` tells whether there ever was a link with a code."""
     app = door.new()
-    _add_analytics(app, _Analytics(stats, find, series_retention, now), admin_only(admin_token))
+    _add_analytics(app, _Analytics(stats, find, series_retention, now), Guard(admin_token).dependencies())
     door.add_probes(app, SERVICE_NAME, readiness)
     made = openapi.document(app, _TITLE, _WORDS, [ShownStats, ShownStatsPage, Bucket, Series], {})
     # Below the prefix too: behind one Ingress only that leads here.

@@ -2,12 +2,13 @@
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import Depends
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.requests import Request
 from starlette.types import Scope
 
 from urlshortener.events.event import REQUEST_ID
@@ -76,6 +77,14 @@ def header(scope: Scope, name: bytes) -> str:
     return b",".join(value for key, value in scope["headers"] if key == name).decode("latin-1")
 
 
+def first_header(scope: Scope, name: bytes) -> str | None:
+    """The first value of a header, None if there is none; odd bytes as above."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
 def _last(values: str) -> str:
     return values.rpartition(",")[2].strip()
 
@@ -93,23 +102,32 @@ _bearer = HTTPBearer(auto_error=False, description="ADMIN_TOKEN as `Authorizatio
 _api_key = APIKeyHeader(name="X-Api-Key", auto_error=False, description="ADMIN_TOKEN in a header of its own.")
 
 
-def admin_only(token: str) -> list[Any]:
-    """The dependencies of a route that only the holder of the token may use; none where no token is set.
+class Guard:
+    """Lets nobody write or list but the holder of the token; everybody where no token is set.
 
     A service without a token listens on loopback only: the start sees to that.
     """
-    return [Depends(_guard(token))] if token else []
 
+    def __init__(self, token: str) -> None:
+        self._wanted = token.encode()
 
-def _guard(token: str) -> Callable[..., None]:
-    wanted = token.encode()
-
-    async def guard(
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-        api_key: Annotated[str | None, Depends(_api_key)],
-    ) -> None:
-        given = (bearer.credentials if bearer else "", api_key or "")
-        if not any(secrets.compare_digest(text.encode(), wanted) for text in given):
+    def check(self, scope: Scope) -> None:
+        """Raise Unauthorized unless the request carries the token."""
+        if not self._wanted:
+            return
+        scheme, _, bearer = (first_header(scope, b"authorization") or "").partition(" ")
+        given = (bearer.strip() if scheme.lower() == "bearer" else "", first_header(scope, b"x-api-key") or "")
+        if not any(secrets.compare_digest(text.encode(), self._wanted) for text in given):
             raise Unauthorized("This needs the token, as Authorization: Bearer or X-Api-Key.")
 
-    return guard  # type: ignore[return-value]
+    def dependencies(self) -> list[Any]:
+        """The same for a route of the framework's, which has it in its document too."""
+
+        async def check(request: Request) -> None:
+            self.check(request.scope)
+
+        return [Depends(_bearer), Depends(_api_key), Depends(check)] if self._wanted else []
+
+    def described(self) -> list[dict[str, list[str]]]:
+        """The same for a route that is not the framework's, as its document has it."""
+        return [{_bearer.scheme_name: []}, {_api_key.scheme_name: []}] if self._wanted else []

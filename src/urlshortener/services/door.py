@@ -5,10 +5,12 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from urlshortener.errors import UrlShortenerError
 from urlshortener.services import http, openapi, pages
 
 # Short links may be followed by anyone, previews of chat programs too; there is nothing else to read here.
@@ -27,6 +29,33 @@ def new() -> FastAPI:
         # Its own spans would hold paths, and so codes, and continue anybody's trace; ours are in services/traced.py.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+
+
+class Direct:
+    """An application, some of whose routes are asked without the framework's long way to them.
+
+    For one method and whole paths; what they refuse is answered as it would be there. They are routes of the
+    application too, so that it knows which methods a path takes.
+    """
+
+    def __init__(self, app: FastAPI, method: str, by_path: Mapping[str, ASGIApp]) -> None:
+        self._app = app
+        self._method = method
+        self._by_path = by_path
+        app.router.routes[:0] = [Route(path, route, methods=[method]) for path, route in by_path.items()]
+        self.routes = app.routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._by_path.get(scope["path"]) if scope["method"] == self._method else None
+        if route is None:
+            return await self._app(scope, receive, send)
+        scope["endpoint"] = route
+        try:
+            await route(scope, receive, send)
+        except UrlShortenerError as error:
+            await http.problem_answer(Request(scope), http.problem_of(error))(scope, receive, send)
+        except ClientDisconnect:
+            await http.nobody_reads()(scope, receive, send)
 
 
 def add_probes(app: FastAPI, service_name: str, readiness: http.Readiness) -> None:

@@ -6,7 +6,7 @@ Problem (RFC 9457): for programs as JSON, for a browser outside of /api/ as a pl
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Send
 
 from urlshortener import errors
 from urlshortener.errors import Refused, Unavailable, UrlShortenerError
@@ -28,6 +28,7 @@ from urlshortener.services import pages
 from urlshortener.telemetry import READY, REGISTRY
 
 PROBLEM_TYPE = "application/problem+json"
+PROBLEM_ABOUT = "about:blank"  # the title is the status' own phrase; what tells problems apart is the code
 
 
 class NotJson(errors.InvalidBody):
@@ -87,7 +88,7 @@ class Problem:
 
     def as_json(self) -> bytes:
         words: dict[str, Any] = {
-            "type": "about:blank",  # the title is the status' own phrase; what tells problems apart is the code
+            "type": PROBLEM_ABOUT,
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
@@ -171,7 +172,12 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 
 async def _left(request: Request, error: Exception) -> Response:
-    return Response(status_code=_CLIENT_LEFT)  # nobody reads it; the metrics show it, under the number that nginx uses
+    return nobody_reads()
+
+
+def nobody_reads() -> Response:
+    """For one who left: the metrics show it, under the number that nginx uses."""
+    return Response(status_code=_CLIENT_LEFT)
 
 
 HANDLERS: dict[Any, Callable[[Request, Exception], Any]] = {
@@ -195,6 +201,14 @@ def _allowed(request: Request) -> list[str]:
 def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Compact JSON; times in UTC end with Z."""
     return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+async def send_json(send: Send, status: int, value: object, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """The same, written by hand where the framework is not on the way."""
+    body = msgspec.json.encode(value)
+    about_body = ((b"content-length", b"%d" % len(body)), (b"content-type", b"application/json"))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *about_body]})
+    await send({"type": "http.response.body", "body": body})
 
 
 class Readiness:

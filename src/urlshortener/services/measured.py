@@ -4,10 +4,12 @@ import time
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client import Counter, Histogram
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from urlshortener.services.caller import header
+from urlshortener.services.door import Direct
 from urlshortener.services.http import INTERNAL, PROBLEM_TYPE
 from urlshortener.telemetry import LOG, REQUEST_SECONDS, REQUESTS, exemplar
 
@@ -20,9 +22,10 @@ class Measured:
     An unexpected error is logged once, with its traceback, and answered as a problem without it.
     """
 
-    def __init__(self, app: FastAPI, service_name: str) -> None:
+    def __init__(self, app: FastAPI | Direct, service_name: str) -> None:
         self._app = app
         self._service_name = service_name
+        self._known_counters: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         # Few values, however many codes there are.
         self._templates: dict[Any, str] = {
             route.endpoint: route.path for route in app.routes if isinstance(route, Route)
@@ -65,8 +68,19 @@ class Measured:
         route = scope["route_template"] = self._route(scope)  # traced.py tells both
         scope["response_status"] = status
         method = scope["method"] if scope["method"] in METHODS else "other"
-        REQUESTS.labels(self._service_name, route, method, str(status)).inc()
-        REQUEST_SECONDS.labels(self._service_name, route).observe(seconds, exemplar())
+        count, times = self._counters(route, method, status)
+        count.inc()
+        times.observe(seconds, exemplar())
+
+    def _counters(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        """Those of such requests; to ask for them anew each time would cost more than to count."""
+        known = self._known_counters.get((route, method, status))
+        if known is None:
+            known = self._known_counters[route, method, status] = (
+                REQUESTS.labels(self._service_name, route, method, str(status)),
+                REQUEST_SECONDS.labels(self._service_name, route),
+            )
+        return known
 
 
 async def _internal(send: Send) -> None:

@@ -32,7 +32,7 @@ _PROBLEMS = {
 }
 
 
-class Problem(msgspec.Struct):
+class Problem(msgspec.Struct, omit_defaults=True):
     """An error, after RFC 9457. `code` is a stable word to rely on; `detail` is for people."""
 
     type: Annotated[str, msgspec.Meta(description="about:blank: the title is that of the status.")]
@@ -105,7 +105,8 @@ def document(
     made["info"]["license"] = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
     _, schemas = msgspec.json.schema_components([*kinds, Problem, Health, Readiness], ref_template=_REF + "{name}")
     made.setdefault("components", {})["schemas"] = schemas
-    made["paths"] |= more_paths
+    ours = {path: operations | made["paths"].get(path, {}) for path, operations in more_paths.items()}
+    made["paths"] = ours | {path: operations for path, operations in made["paths"].items() if path not in ours}
     for operations in made["paths"].values():
         for operation in operations.values():
             _forget_frameworks_own(operation)

@@ -1,6 +1,6 @@
 """HTTP/1.1 on a socket: uvicorn's httptools protocol, with the limits that it leaves to a proxy in front.
 
-A request's head may take 16 KiB and 5 s, its body 10 s more and, whatever a route makes of it, 256 KiB. What breaks
+A request's head may take 16 KiB and 5 s, its body 10 s more and, whatever a route makes of it, 5 MiB. What breaks
 HTTP is answered as problem+json, as everything is.
 """
 
@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from urlshortener.services.http import problem_body
 
 _MOST_HEAD_BYTES = 16 * 1024
-_MOST_REQUEST_BYTES = 256 * 1024
+_MOST_REQUEST_BYTES = 5 * 1024 * 1024  # the largest body that a route takes, and what is in front of it
 _HEAD_SECONDS = 5
 _BODY_SECONDS = 10
 
