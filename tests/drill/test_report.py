@@ -1,0 +1,84 @@
+"""The report of a drill, from results as a drill leaves them."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drill.checkers import Violation
+from drill.figures import Struck
+from drill.history import History, Outcome, Request, Stream
+from drill.leg import Result
+from drill.plots import plot_of
+from drill.programme import brief, has_passed
+from drill.report import write_report
+from drill.sampler import Sample
+
+SECOND = 1_000_000_000
+
+
+def redirect(at: float, outcome: Outcome = Outcome.OK, seconds: float = 0.002) -> Request:
+    ns = int(at * SECOND)
+    detail = "307" if outcome is Outcome.OK else "broken"
+    return Request(0, Stream.HOT, "hot", ns, ns, ns + int(seconds * SECOND), outcome, detail)
+
+
+def result(*violations: Violation) -> Result:
+    """A second of redirects before a kill, half a second of failures after it, and well again."""
+    kept = Result("kills", 1, 3.0, 0.5, 4.0, {"hot": 40}, 1.0, list(violations))
+    requests = [
+        redirect(number / 10, Outcome.INFO if 10 <= number < 15 else Outcome.OK, 0.02 if number > 15 else 0.002)
+        for number in range(40)
+    ]
+    looks = [Request(0, Stream.COUNT, "hot", 0, int(0.5 * SECOND), int(0.6 * SECOND), Outcome.OK, "4")]
+    struck = Struck("Redis master, killed", "Redis master", "redis of 127.0.1.1", SECOND, SECOND + 1, 2 * SECOND)
+    kept.add(struck, History([*requests, *looks]), [Sample(SECOND + 5, 7, 100.0)], 0, 4 * SECOND)
+    return kept
+
+
+def kept_in(folder: Path, **others: Any) -> dict[str, Any]:
+    """As the drill keeps a step's result."""
+    kept = {**result(Violation("lost", "hot: 9 < 10", 3)).as_kept(), "words": "Redis master, killed", **others}
+    (folder / f"{kept['step']}.json").write_text(json.dumps(kept))
+    return kept
+
+
+def test_the_figures_of_a_fault_are_those_of_its_time() -> None:
+    (strike,) = result().strikes
+    figures = strike["figures"]
+    assert figures["redirects"] == {"asked": 30, "broken": 5}
+    assert figures["redirect_gap_seconds"] == pytest.approx(0.1)
+    assert figures["redirect_ms"]["p99"] == pytest.approx(20)
+    assert figures["redirect_ms_before"]["p99"] == pytest.approx(2)
+    assert figures["queue_peak"] == 7
+    assert sum(strike["curves"]["failed"]) == 5
+
+
+def test_a_plot_is_one_well_formed_drawing() -> None:
+    drawing = ElementTree.fromstring(plot_of(result().strikes[0]))
+    assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(drawing.findall(".//{http://www.w3.org/2000/svg}path")) > 5
+
+
+def test_a_leg_passes_without_a_finding_and_a_control_with_its_own() -> None:
+    assert has_passed({"found": {}, "expected": ""})
+    assert not has_passed({"found": {"lost": 1}, "expected": ""})
+    assert has_passed({"found": {"lost": 1, "not drained": 2}, "expected": "lost"})
+    assert not has_passed({"found": {"duplicated": 1}, "expected": "lost"})
+
+
+def test_the_report_tells_of_every_step_and_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    folder = tmp_path / "brief-4"
+    folder.mkdir()
+    kept_in(folder, step="kills", control="", expected="")
+    control = next(step for step in brief(4) if step.control)
+    kept_in(folder, step=control.name, control="without dedup", expected="lost")
+    page = write_report(folder).read_text()
+    assert "Redis master, killed" in page
+    assert "without dedup" in page
+    assert "redirects of known links failed" in page  # a goal that was missed
+    assert 'href="http' not in page
+    assert "<script" not in page
+    assert json.loads((folder / "report.json").read_text())["done"] == 2
