@@ -50,7 +50,9 @@ done
 
 run() {
     if [ $dry_run = yes ]; then
-        say "  $*"
+        printf ' '
+        printf ' %q' "$@"
+        printf '\n'
     else
         "$@" || stop "failed: $*"
     fi
@@ -175,13 +177,15 @@ if [ $dry_run = no ] && [ "$(kubectl get ingressclass nginx --ignore-not-found -
     ! helm status ingress-nginx --namespace ingress-nginx >/dev/null 2>&1; then
     say 'An IngressClass nginx is here already, not from this script: left alone (docs/deployment.md says what it needs)'
 else
-    # Local: services see the visitor's address, not a node's.
+    # Local: services see the visitor's address, not a node's. The header: an id of the edge's own for each request, the
+    # same at a second try, so that a click is counted once; X-Request-ID may be the visitor's, and says nothing.
     begin "ingress-nginx, chart $ingress_nginx" ingress-nginx
+    # shellcheck disable=SC2016  # nginx' variable, not the shell's
     chart ingress-nginx ingress-nginx https://kubernetes.github.io/ingress-nginx ingress-nginx $ingress_nginx \
         controller.replicaCount=2 \
         controller.service.externalTrafficPolicy=Local \
         controller.config.use-forwarded-headers=false \
-        controller.config.generate-request-id=true
+        'controller.proxySetHeaders.X-Edge-Request-Id=$request_id'
     rolled_out ingress-nginx ingress-nginx-controller
 fi
 

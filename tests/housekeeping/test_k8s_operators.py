@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -93,7 +94,8 @@ def _changes(lines: list[str]) -> list[str]:
 
 
 def test_what_is_done_is_what_was_planned(script: Script) -> None:
-    planned = _changes(script.run("--dry-run").stdout.splitlines())
+    plan = script.run("--dry-run").stdout.splitlines()
+    planned = [" ".join(shlex.split(line)) for line in _changes(plan)]  # the plan can be pasted into a shell
     done = script.run()
     assert done.returncode == 0, done.stderr
     assert _changes(script.calls) == planned

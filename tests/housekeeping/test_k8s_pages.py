@@ -42,7 +42,12 @@ def test_its_commands_name_what_is_deployed(page: Path) -> None:
     known = {each["metadata"]["name"] for each in production.objects}
     assert set(named) <= known
     namespaces = set(re.findall(r"(?:-n|--namespace) ([a-z-]+)", commands))
-    assert namespaces <= {ours()["Environments"]["namespace"]["prod"], "kube-system"}
+    assert namespaces <= {
+        ours()["Environments"]["namespace"]["prod"],
+        "kube-system",
+        "ingress-nginx",
+        "nginx-ingress",
+    }
 
 
 def test_the_commands_of_the_specification_are_on_the_page_of_deployment() -> None:
