@@ -1,4 +1,4 @@
-"""The rendered Ingress as the nginx configuration that its two controllers would make of it.
+"""The rendered Ingress as the nginx configuration that its two controllers would make of it, and that of compose.yaml.
 
 Written after the templates of ingress-nginx 1.15.1 and of F5's NGINX Ingress Controller 5.5.4: the same locations, the
 same order of precedence, the same directives out of the same annotations. TLS and the controllers' own ports are left
@@ -17,10 +17,13 @@ from tests.housekeeping.k8s_tables import CHECKOUT
 Pods = Mapping[str, Sequence[str]]
 
 CONTROLLERS = ("ingress-nginx", "F5")
+EDGES = (*CONTROLLERS, "compose")
 
 
 def as_nginx_configuration(controller: str, cluster: Cluster, pods: Pods) -> str:
     """What stands inside `http { … }`."""
+    if controller == "compose":
+        return _compose(pods)
     rules = at(ingress(cluster), "spec.rules")
     services = {each["backend"]["service"]["name"] for rule in rules for each in rule["http"]["paths"]}
     return "\n".join(
@@ -28,6 +31,20 @@ def as_nginx_configuration(controller: str, cluster: Cluster, pods: Pods) -> str
         + [_server(controller, cluster, rule) for rule in rules]
         + ["server { listen 127.0.0.1:{port} default_server; return 404; }"]
     )
+
+
+def _compose(pods: Pods) -> str:
+    """docker/nginx.conf, at other addresses."""
+    text = _nginx_of_compose()
+    for name, port in (("shortener", 8080), ("analytics", 8081)):
+        servers = [f"server {address} max_fails=0;" for address in pods[f"{name}-service"]]
+        text = text.replace(f"server {name}:{port} max_fails=0;", " ".join(servers))
+    return text.replace("listen 8080;", "listen 127.0.0.1:{port};").replace("access_log off;", "")
+
+
+def _nginx_of_compose() -> str:
+    text = (CHECKOUT / "docker" / "nginx.conf").read_text()
+    return text.partition("http {")[2].rstrip().removesuffix("}")
 
 
 def _upstream(controller: str, service: str, addresses: Sequence[str]) -> str:
@@ -61,7 +78,7 @@ def _inside(controller: str, cluster: Cluster, path: Object) -> list[str]:
     service = path["backend"]["service"]["name"]
     if "selector" not in cluster.get("Service", service)["spec"]:  # nobody is behind it
         return ["return 503;" if controller == "ingress-nginx" else "return 502;"]
-    return [*_of_the_controller(controller), *_of_annotations(controller, cluster), f"proxy_pass http://{service};"]
+    return [*_of_the_controller(controller), *of_annotations(controller, cluster), f"proxy_pass http://{service};"]
 
 
 # Annotation → directive, for each controller.
@@ -87,7 +104,7 @@ _DIRECTIVES = {
 }
 
 
-def _of_annotations(controller: str, cluster: Cluster) -> list[str]:
+def of_annotations(controller: str, cluster: Cluster) -> list[str]:
     annotations = at(ingress(cluster), "metadata.annotations")
     return [form.format(annotations[name]) + ";" for name, form in _DIRECTIVES[controller].items()]
 
@@ -121,7 +138,11 @@ def _snippets_of_the_page() -> list[str]:
 
 def edge_header(controller: str) -> str:
     """The header in which the edge tells its own id of a request, as the controller is told to set it."""
-    own = _headers_of_the_script() if controller == "ingress-nginx" else _snippets_of_the_page()
+    own = {
+        "ingress-nginx": _headers_of_the_script,
+        "F5": _snippets_of_the_page,
+        "compose": lambda: re.findall(r"proxy_set_header .*", _nginx_of_compose()),
+    }[controller]()
     names = [directive.split()[1] for directive in own if "$request_id" in directive]
     assert len(names) == 1, f"{controller} is told {own}"
     return names[0]
