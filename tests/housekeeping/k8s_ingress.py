@@ -138,11 +138,13 @@ def _snippets_of_the_page() -> list[str]:
 
 def edge_header(controller: str) -> str:
     """The header in which the edge tells its own id of a request, as the controller is told to set it."""
-    own = {
-        "ingress-nginx": _headers_of_the_script,
-        "F5": _snippets_of_the_page,
-        "compose": lambda: re.findall(r"proxy_set_header .*", _nginx_of_compose()),
-    }[controller]()
+    match controller:
+        case "ingress-nginx":
+            own = _headers_of_the_script()
+        case "F5":
+            own = _snippets_of_the_page()
+        case _:
+            own = re.findall(r"proxy_set_header .*", _nginx_of_compose())
     names = [directive.split()[1] for directive in own if "$request_id" in directive]
     assert len(names) == 1, f"{controller} is told {own}"
-    return names[0]
+    return str(names[0])
