@@ -19,6 +19,7 @@ from tests.housekeeping.k8s_tables import CHECKOUT
 
 Object = dict[str, Any]
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 _SIZES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "": 1}
 
 
@@ -50,7 +51,11 @@ def _rendered(folder: Path) -> str:
 
 def objects_of(folder: Path) -> list[Object]:
     """Fresh ones each time: a test may break them."""
-    return [each for each in yaml.safe_load_all(_rendered(folder)) if each]
+    return documents(_rendered(folder))
+
+
+def documents(text: str) -> list[Any]:
+    return [each for each in yaml.load_all(text, Loader=_LOADER) if each]
 
 
 class Cluster:

@@ -17,9 +17,8 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-import yaml  # type: ignore[import-untyped]
 
-from tests.housekeeping.k8s_cluster import Fault, Object, name_of, quantity
+from tests.housekeeping.k8s_cluster import Fault, Object, documents, name_of, quantity
 from tests.housekeeping.k8s_tables import CHECKOUT
 
 _HOW_TO_GET_SCHEMAS = (
@@ -251,10 +250,10 @@ def folder_of_schemas() -> Path:
 @functools.cache
 def _validators(folder: Path) -> dict[tuple[str, str], jsonschema_rs.Draft202012Validator]:
     found = {}
-    documents = (each for path in sorted(folder.glob("*.yaml")) for each in yaml.safe_load_all(path.read_text()))
-    for document in documents:
-        for each in (document or {}).get("items", [document]):
-            if each and each.get("kind") == "CustomResourceDefinition":
+    definitions = (each for path in sorted(folder.glob("*.yaml")) for each in documents(path.read_text()))
+    for document in definitions:
+        for each in document.get("items", [document]):
+            if each.get("kind") == "CustomResourceDefinition":
                 spec = each["spec"]
                 for version in spec["versions"]:
                     schema = _strict(version["schema"]["openAPIV3Schema"])
