@@ -37,7 +37,7 @@ def test_docker_compose_would_take_it() -> None:
     """By the library of `docker compose`: schema, interpolation, and that what is named is there."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PASSWORD", "ADMIN_TOKEN")}
     done = subprocess.run(
-        [built("./compose"), _FILE], capture_output=True, text=True, check=False, env=environment, timeout=60
+        [built("compose"), _FILE], capture_output=True, text=True, check=False, env=environment, timeout=60
     )
     assert done.stderr == ""
     understood = json.loads(done.stdout)
@@ -59,7 +59,7 @@ def test_docker_compose_would_not_take_a_mistake(old: str, new: str, tmp_path: A
     assert old in text
     (tmp_path / "compose.yaml").write_text(text.replace(old, new))
     done = subprocess.run(
-        [built("./compose"), tmp_path / "compose.yaml"], capture_output=True, text=True, check=False, timeout=60
+        [built("compose"), tmp_path / "compose.yaml"], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 1
 

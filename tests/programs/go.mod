@@ -1,4 +1,4 @@
-// Programs of others that the tests are held against, at the versions that this repository names. Built by go_programs.py.
+// Programs of others that the tests are held against, at the versions that this repository names. Built by scripts/go-programs.
 module urlshortener/tests/programs
 
 go 1.26.1
