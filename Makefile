@@ -1,7 +1,7 @@
 # `make` alone lists what you can do.
 
 BIN := .venv/bin
-SCRIPTS := scripts/setup scripts/try-image scripts/go-programs .ci/run k8s/helm/install-operators.sh k8s/seal.sh
+SCRIPTS := scripts/setup scripts/collector scripts/try-image scripts/go-programs .ci/run k8s/helm/install-operators.sh k8s/seal.sh
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --no-emit-index-url
 
 .DEFAULT_GOAL := help
@@ -47,10 +47,11 @@ format: ## Bring all code into the one format, and mend what can be mended by it
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: ## Write the pages that are made from the code: docs/configuration.md and docs/metrics.md.
+docs: ## Write what is made from the code: docs/configuration.md, docs/metrics.md, the objectives' rules.
 	@scripts/setup dev
 	$(BIN)/python scripts/configuration_page.py
 	$(BIN)/python scripts/metrics_page.py
+	$(BIN)/python scripts/objectives.py
 
 lock: ## Write both lock files anew, from pyproject.toml. With ARGS=--upgrade to the newest versions.
 	@scripts/setup dev
