@@ -25,7 +25,9 @@ from urlshortener.telemetry import (
 )
 
 _MOST_EVENTS = 256
-_GATHER_SECONDS = 0.01
+_GATHER_SECONDS = 0.05
+_SHORT_GATHER_SECONDS = 0.01
+_WELL_FILLED = 64  # events of a message
 _MOST_MESSAGES_UNCONFIRMED = 64
 _MOST_BYTES_UNCONFIRMED = 1 << 20
 # A quorum that elects a leader confirms late, not never: in unlucky orders it takes ten seconds.
@@ -107,10 +109,19 @@ class AmqpPublisher:
                 await connection.unblocked()
                 window.sent(batch)
                 tasks.create_task(self._send(connection, batch, window))
-                if batch.count < _MOST_EVENTS:
-                    # A lone event goes at once; the next ones wait for company, so that there are a hundred messages
-                    # a second at most, unless they are full.
-                    await asyncio.sleep(_GATHER_SECONDS)
+                await asyncio.sleep(self._gather_seconds(batch))
+
+    def _gather_seconds(self, last: Batch) -> float:
+        """How long to wait for company. A lone event goes at once; the next ones wait.
+
+        A consumer holds its messages for seconds before it acknowledges them, and holds a thousand at most: messages of
+        few events have to be few. So there are some thirty a second at most, unless they are well filled.
+        """
+        if last.count >= _MOST_EVENTS:
+            return 0.0
+        if last.count >= _WELL_FILLED or self._spool.is_strict:  # where visitors wait for it
+            return _SHORT_GATHER_SECONDS
+        return _GATHER_SECONDS
 
     async def _send(self, connection: Connection, batch: Batch, window: "_Window") -> None:
         with publishing(batch.body, self._topology.exchange, self._topology.routing_key) as trace_headers:
