@@ -47,11 +47,12 @@ format: ## Bring all code into the one format, and mend what can be mended by it
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: ## Write what is made from the code: docs/configuration.md, docs/metrics.md, the objectives' rules.
+docs: ## Write what is made from the code: docs/configuration.md, docs/metrics.md, the objectives' rules, the dashboard.
 	@scripts/setup dev
 	$(BIN)/python scripts/configuration_page.py
 	$(BIN)/python scripts/metrics_page.py
 	$(BIN)/python scripts/objectives.py
+	$(BIN)/python scripts/dashboard.py
 
 lock: ## Write both lock files anew, from pyproject.toml. With ARGS=--upgrade to the newest versions.
 	@scripts/setup dev

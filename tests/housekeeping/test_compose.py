@@ -69,7 +69,7 @@ def test_its_images_are_pinned_and_are_those_of_the_cluster(services: dict[str, 
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
     for name, service in services.items():
         image, _, tag = service["image"].rpartition(":")
-        assert re.match(r"\d+\.\d+", tag), name
+        assert re.match(r"v?\d+\.\d+", tag), name
         known = {each.rpartition(":")[2] for each in of_the_cluster if each.rpartition(":")[0] == image}
         assert known in ({tag}, set()), name
     assert {services[name]["image"] for name in _OURS} == {f"url-shortener:{version}"}

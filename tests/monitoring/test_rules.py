@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from scripts import objectives
+from tests.monitoring.promtool import promtool
 from urlshortener.telemetry import REGISTRY
 
 ROOT = Path(__file__).parent.parent.parent
@@ -33,15 +33,6 @@ _FOREIGN = {
 }
 
 
-def _promtool(*arguments: str | Path) -> str:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("needs promtool: apt-get install --no-install-recommends prometheus")
-    done = subprocess.run([promtool, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture
 def rule_files(tmp_path: Path) -> Path:
     for file in FILES:
@@ -53,13 +44,13 @@ def rule_files(tmp_path: Path) -> Path:
 
 
 def test_prometheus_takes_the_rules(rule_files: Path) -> None:
-    assert "SUCCESS" in _promtool("check", "rules", *(rule_files / file for file in FILES))
+    assert "SUCCESS" in promtool("check", "rules", *(rule_files / file for file in FILES))
 
 
 @pytest.mark.parametrize("series", SERIES, ids=lambda series: series.stem)
 def test_alerts_fire_when_they_should_and_only_then(rule_files: Path, series: Path) -> None:
     shutil.copy(series, rule_files)
-    _promtool("test", "rules", rule_files / series.name)
+    promtool("test", "rules", rule_files / series.name)
 
 
 def test_every_alert_is_played() -> None:
