@@ -16,7 +16,6 @@ from tests.housekeeping.k8s_facts import ingress
 from tests.housekeeping.k8s_ingress import CONTROLLERS, EDGES, as_nginx_configuration, edge_header, of_annotations
 from tests.housekeeping.k8s_tables import CHECKOUT
 from tests.journeys.systems import System, all_in_one
-from urlshortener.settings import Settings
 
 PRODUCTION = "url-shortener.example.com"
 
@@ -268,11 +267,6 @@ def test_a_body_that_the_service_would_refuse_reaches_it_so_that_it_can_say_why(
 def test_the_edge_of_compose_keeps_the_times_and_retries_of_the_ingress(production: Cluster) -> None:
     text = (CHECKOUT / "docker" / "nginx.conf").read_text()
     assert [each for each in of_annotations("F5", production) if each not in text] == []
-
-
-def test_every_edge_has_the_header_that_the_services_read(production: Cluster) -> None:
-    settings = Settings.read(production.environment_of(production.get("Deployment", "shortener-service")))
-    assert {edge_header(each) for each in EDGES} == {settings.request_id_header}
 
 
 # --- The replay can fail

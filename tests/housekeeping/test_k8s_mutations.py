@@ -76,6 +76,18 @@ def _secret_key(variable: str, key: str) -> Break:
     return change
 
 
+def _with(head: Object, name: str) -> Break:
+    return lambda cluster: cluster.objects.append({**head, "metadata": {"name": name}})
+
+
+def _without_variable(find: Callable[[Cluster], Object], name: str) -> Break:
+    def change(cluster: Cluster) -> None:
+        variables = at(find(cluster), f"{_CONTAINER}.env")
+        variables.remove(next(each for each in variables if each["name"] == name))
+
+    return change
+
+
 def _line(find: Callable[[Cluster], Object], path: str, old: str, new: str) -> Break:
     def change(cluster: Cluster) -> None:
         lines = at(find(cluster), path)
@@ -162,6 +174,33 @@ MUTATIONS: dict[str, Break] = {
     "a second try after a 503": _set(
         ingress, "metadata.annotations", {"nginx.ingress.kubernetes.io/proxy-next-upstream": "error http_503"}
     ),
+    "queues on two of three nodes": _replaced(
+        rabbitmq, "spec.rabbitmq.additionalConfig", "target_group_size = 3", "target_group_size = 2"
+    ),
+    "a failover that waits": _set(postgresql, "spec.failoverDelay", 30),
+    "a slower lease": _set(postgresql, "spec.primaryLease.leaseDurationSeconds", 15),
+    "a primary that may thaw": _set(postgresql, "spec.probes.liveness.failureThreshold", 10),
+    "a primary that is alone and goes on": _set(postgresql, "spec.probes.liveness.isolationCheck.enabled", False),
+    "a class of the whole cluster": _with({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass"}, "longhorn"),
+    # how the services are told
+    "no migration before analytics": _drop(_ANALYTICS, f"{_POD}.initContainers"),
+    "another migration": _set(_SHORTENER, f"{_POD}.initContainers.0.args", ["shortener"]),
+    "a migration by an older image": _set(_SHORTENER, f"{_POD}.initContainers.0.image", "url-shortener:0.0.9"),
+    "a migration of no known database": _drop(_SHORTENER, f"{_POD}.initContainers.0.envFrom"),
+    "writes through a pooler": _setting(
+        "LINKS_URL", "postgresql://urlshortener@url-shortener-db-pooler-rw:5432/urlshortener"
+    ),
+    "reads from the primary": _setting(
+        "LINKS_READ_URL", "postgresql://urlshortener@url-shortener-db-rw:5432/urlshortener"
+    ),
+    "pods on one node": _drop(_SHORTENER, f"{_POD}.topologySpreadConstraints"),
+    "a door that only the pod reaches": _setting("HOST", "127.0.0.1"),
+    "an edge that nobody believes": _setting("TRUSTED_PROXIES", ""),
+    "links to another host": _setting("PUBLIC_URL", "https://short.example.com"),
+    "no traces": _setting("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+    "a header that the edge does not set": _setting("REQUEST_ID_HEADER", "X-Request-ID"),
+    "a misspelt spool mode": _setting("SPOOL_MODE", "safe"),
+    "visitors that nobody can tell apart": _without_variable(_SHORTENER, "VISITOR_SECRET"),
     # the pods
     "an image without a version": _set(_SHORTENER, f"{_CONTAINER}.image", "url-shortener"),
     "the latest image": _set(elasticsearch, f"{_CONTAINER}.image", "elasticsearch/elasticsearch:latest"),

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from tests.housekeeping.k8s_cluster import Cluster, mappings, objects_of
 from tests.housekeeping.k8s_facts import rows_without_a_check, wrong_facts
-from tests.housekeeping.k8s_rules import RULES, Rule, broken
+from tests.housekeeping.k8s_rule import Rule, broken
+from tests.housekeeping.k8s_rules import EVERY_RULE
 from tests.housekeeping.k8s_schemas import built_in, faults_of_built_in, faults_of_custom, folder_of_schemas
 from tests.housekeeping.k8s_sizes import asked_for
 from tests.housekeeping.k8s_tables import CHECKOUT, ENVIRONMENTS
@@ -27,7 +29,7 @@ def test_every_row_of_the_page_is_looked_at() -> None:
     assert rows_without_a_check() == []
 
 
-@pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", EVERY_RULE, ids=lambda check: check.__name__)
 def test_every_rule_holds(cluster: Cluster, check: Rule) -> None:
     assert broken(check, cluster) == []
 
@@ -56,6 +58,21 @@ def test_an_optional_component_can_be_added_to_production(component: str, tmp_pa
     found = [f for each in objects if built_in(each) for f in faults_of_built_in(each)]
     assert found + [f for each in objects if not built_in(each) for f in faults_of_custom(each, schemas)] == []
     assert objects != objects_of(CHECKOUT / "k8s" / "overlays" / "prod")
+
+
+def test_names_are_nowhere_prefixed_and_selectors_nowhere_labelled() -> None:
+    """A prefix would miss every name inside a custom resource; a label in a selector could never be changed again."""
+    for path in (CHECKOUT / "k8s").rglob("kustomization.yaml"):
+        words = yaml.safe_load(path.read_text())
+        assert not {"namePrefix", "nameSuffix", "commonLabels"} & set(words), path
+        assert not any(each.get("includeSelectors") for each in words.get("labels", [])), path
+
+
+def test_no_overlay_includes_what_is_optional(cluster: Cluster) -> None:
+    overlay = yaml.safe_load((CHECKOUT / "k8s" / "overlays" / cluster.environment / "kustomization.yaml").read_text())
+    assert "components" not in overlay
+    assert not any("components" in each for each in overlay["resources"])
+    assert len(_COMPONENTS) >= 4
 
 
 def test_no_value_of_a_secret_is_rendered(cluster: Cluster) -> None:

@@ -1,0 +1,126 @@
+"""What the operators' webhooks refuse, and what they accept and should not."""
+
+import re
+from collections.abc import Iterator
+
+from tests.housekeeping.k8s_cluster import Cluster, at, quantity
+from tests.housekeeping.k8s_facts import elasticsearch, jaeger, postgresql, rabbitmq, redis
+from tests.housekeeping.k8s_rule import SERVICES, rule
+from urlshortener.settings import Settings
+
+
+@rule
+def postgresql_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
+    spec = postgresql(cluster)["spec"]
+    instances, waits = spec["instances"], spec["postgresql"].get("synchronous", {})
+    if waits and waits["number"] >= instances:
+        yield "as many standbys are waited for as there are instances"
+    if instances > 2 and (waits.get("dataDurability"), waits.get("failoverQuorum")) != ("required", True):
+        yield "a commit that was answered may be lost"
+    if waits.get("dataDurability") == "preferred" and waits.get("failoverQuorum"):
+        yield "preferred with a quorum loses commits on two instances"
+    lease = spec["primaryLease"]
+    if not lease["leaseDurationSeconds"] > lease["renewDeadlineSeconds"] > 1.2 * lease["retryPeriodSeconds"]:
+        yield f"the lease {lease} is refused"
+    if lease["leaseDurationSeconds"] > 3:
+        yield "after a crash a failover waits longer than it must for the lease"
+    if spec.get("failoverDelay", 0) != 0:
+        yield "a failover waits although it need not"
+    alive = at(spec, "probes.liveness")
+    if not at(alive, "isolationCheck.enabled"):
+        yield "a primary that is cut off goes on"
+    if alive["periodSeconds"] * alive["failureThreshold"] + alive["terminationGracePeriodSeconds"] > 20:
+        yield "a frozen primary may thaw before it is killed, and mislead a standby"
+    if spec["stopDelay"] < spec["smartShutdownTimeout"] + 15:
+        yield "stopDelay is not well above smartShutdownTimeout"
+    if {"minSyncReplicas", "maxSyncReplicas"} & spec.keys():
+        yield "the old words for synchronous replication are there"
+    if ":" not in spec["imageName"] or spec["imageName"].endswith(":latest"):
+        yield "an image without a version is refused"
+    if quantity(at(spec, "resources.requests.memory")) < _megabytes(at(spec, "postgresql.parameters.shared_buffers")):
+        yield "shared_buffers is larger than the memory asked for"
+    if instances == 1 and spec.get("enablePDB", True):
+        yield "the operator's budget for a single instance blocks every drain"
+    owner = at(spec, "bootstrap.initdb")
+    for service in SERVICES:
+        settings = Settings.read(cluster.environment_of(cluster.get("Deployment", service)))
+        for address in filter(None, (settings.links_url, settings.links_read_url)):
+            if (address.user, address.path) != (owner["owner"], owner["database"]):
+                yield f"{service} asks for {address}, and the cluster has {owner}"
+            if address.hosts[0][0] == "url-shortener-db-ro" and instances == 1:
+                yield "a single instance has no standby to read from"
+
+
+def _megabytes(text: str) -> float:
+    return float(text.removesuffix("MB")) * 2**20
+
+
+@rule
+def rabbitmq_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
+    spec = rabbitmq(cluster)["spec"]
+    lines = dict(line.split(" = ") for line in at(spec, "rabbitmq.additionalConfig").splitlines() if line.strip())
+    if lines.get("default_queue_type") != "quorum":
+        yield "queues are not quorum queues by default"
+    if lines.get("quorum_queue.continuous_membership_reconciliation.enabled") != "true":
+        yield "a queue that was declared early stays on fewer nodes"
+    size = lines.get("quorum_queue.continuous_membership_reconciliation.target_group_size", "0")
+    if int(size) < spec["replicas"]:
+        yield f"a queue grows to {size} of {spec['replicas']} nodes"
+    if "load_definitions" in lines:
+        yield "with definitions, the operator's user is never made"
+    if quantity(at(spec, "persistence.storage")) < quantity("5Gi"):
+        yield "so small a volume is below the disk alarm, which blocks every publisher"
+    if spec.get("terminationGracePeriodSeconds", 604800) > 600:
+        yield "a node may take a week to stop"
+    if spec["replicas"] == 2 and spec["terminationGracePeriodSeconds"] > 60:
+        yield "with two nodes a stop always takes the whole grace period"
+
+
+@rule
+def redis_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
+    spec = redis(cluster)["spec"]
+    servers, sentinels = spec["redis"], spec["sentinel"]
+    command = " ".join(servers["command"])
+    config = dict(line.split(" ", 1) for line in servers["customConfig"])
+    watch = dict(line.split(" ", 1) for line in sentinels["customConfig"])
+    if len(config) != len(servers["customConfig"]):
+        yield "one key stands twice: the last one wins"
+    if sentinels["replicas"] < servers["replicas"]:
+        yield "with fewer Sentinels than servers the operator never heals"
+    if "--appendonly yes" not in command:
+        yield "a restarted server forgets the counts: the operator sets appendonly too late"
+    if "--maxmemory-policy noeviction" not in command or config.get("maxmemory-policy") != "noeviction":
+        yield "counts may be evicted"
+    pause = re.search(r"sleep (\d+)", command)
+    if not pause or int(pause[1]) * 1000 <= int(watch["down-after-milliseconds"]):
+        yield "a master that is back before it is missed makes Sentinel wait for half a minute"
+    needed = int(config.get("min-replicas-to-write", 0))
+    if needed >= servers["replicas"]:
+        yield "more replicas are needed for a write than there are"
+    if servers["replicas"] > 2 and needed < 1:
+        yield "a master that was cut off goes on accepting counts"
+    if servers["terminationGracePeriod"] <= 31:
+        yield "its own way to stop takes 31 s"
+    if not servers.get("exporter", {}).get("enabled"):
+        yield "without the exporter the operator deletes its own Service"
+    address = Settings.read(cluster.environment_of(cluster.get("Deployment", "analytics-service"))).stats_url
+    name = redis(cluster)["metadata"]["name"]
+    if address.scheme == "redis+sentinel" and (address.hosts[0][0], address.path) != (f"rfs-{name}", "mymaster/0"):
+        yield f"Sentinel does not know {address}"
+    if address.scheme != "redis+sentinel" and (servers["replicas"] > 1 or address.hosts[0][0] != f"rfr-{name}"):
+        yield f"{address} is no Redis that is there, or goes past Sentinel"
+
+
+@rule
+def jaeger_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
+    spec = jaeger(cluster)["spec"]
+    if (spec["strategy"], at(spec, "storage.type")) != ("production", "elasticsearch"):
+        yield "it keeps no traces"
+    for part in ("collector", "query"):
+        if "replicas" not in spec[part]:
+            yield f"{part}: without a number the operator scales it up to a hundred"
+    if spec["collector"].get("autoscale", True):
+        yield "the collector scales itself"
+    es = at(spec, "storage.options.es")
+    if es.get("num-replicas") != 0 and elasticsearch(cluster)["spec"]["replicas"] == 1:
+        yield "one node of Elasticsearch cannot hold a copy"
