@@ -26,6 +26,7 @@ class Fault:
     strike: Strike
     seconds: float = 20.0  # with recovery, about: for so long there are links that only one visitor follows
     strict: bool = False  # only where SPOOL_MODE is strict
+    witnessed: bool = True  # whether the drill's own queue may listen
 
     @property
     def name(self) -> str:
@@ -360,7 +361,8 @@ LONG = [
     ),
 ]
 # What the negative controls do, with every safety in its place (controls.py).
-UNBOUND = Fault("queue", "unbound for a moment", _queue_unbound)
+# A message that any queue takes is not returned to its publisher: so no other queue may be bound then.
+UNBOUND = Fault("queue", "unbound for a moment", _queue_unbound, witnessed=False)
 BLOCKED_AND_KILLED = Fault("shortener", "killed while RabbitMQ blocks", _shortener_killed_while_broker_blocks)
 HUNG_AND_KILLED = Fault("all RabbitMQ", "hung and killed", _rabbitmq_hung_and_killed)
 COUNTING_KILLED = Fault("all analytics", "killed", _analytics_killed)
@@ -373,7 +375,6 @@ DIES_BEFORE_ANSWER = Fault("shortener", "killed between writing and answering", 
 OTHERS = [
     Fault("spool disk", "full 5 s", _spool_disk_full),
     Fault("RabbitMQ", "memory alarm 8 s", _memory_alarm),
-    UNBOUND,
     BLOCKED_AND_KILLED,
     HUNG_AND_KILLED,
     COUNTING_KILLED,
@@ -385,4 +386,4 @@ OTHERS = [
     DIES_BEFORE_ANSWER,
 ]
 LOST = Fault("node", "lost with its spool", _node_lost, strict=True)
-ALL = [*KILLS, *HANGS, *OTHERS, *LONG, LOST]
+ALL = [*KILLS, *HANGS, *OTHERS, *LONG, UNBOUND, LOST]

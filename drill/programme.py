@@ -36,6 +36,10 @@ class Step:
     def is_strict(self) -> bool:
         return any(fault.strict for fault in self.faults)
 
+    @property
+    def is_witnessed(self) -> bool:
+        return all(fault.witnessed for fault in self.faults)
+
 
 def full(seed: int) -> list[Step]:
     """Every kill 30 times, every hang and all else three times, each control once. All roles come round by turns."""
@@ -46,6 +50,7 @@ def full(seed: int) -> list[Step]:
             *(Step(f"hang-{number}-{n}", part) for n, part in enumerate(_parts(faults.HANGS, 6))),
             *(Step(f"other-{number}-{n}", part) for n, part in enumerate(_parts(faults.OTHERS, 6))),
             *(Step(f"long-{number}-{n}", part) for n, part in enumerate(_parts(faults.LONG, 2))),
+            Step(f"unbound-{number}", [faults.UNBOUND] * 3),
             Step(f"strict-{number}", [faults.LOST] * 3),
         ]
     rounds[1] += [*_controls(), Step("alone", kills_alone=KILLS)]
@@ -61,6 +66,7 @@ def short(seed: int) -> list[Step]:
         *(Step(f"hang-{n}", part) for n, part in enumerate(_parts(faults.HANGS, 12))),
         *(Step(f"other-{n}", part) for n, part in enumerate(_parts(faults.OTHERS, 6))),
         *(Step(f"long-{n}", part) for n, part in enumerate(_parts(faults.LONG, 6))),
+        Step("unbound", [faults.UNBOUND]),
         Step("strict", [faults.LOST]),
         *_controls(),
         Step("alone", kills_alone=5),
@@ -172,8 +178,9 @@ class Drill:
             if step.control:
                 changed.enter_context(step.control.taken_away(cluster))
             elif step.is_strict:
-                changed.callback(cluster.change_services, cluster.shorteners)
                 cluster.change_services(cluster.shorteners, differs={"SPOOL_MODE": "strict"})
+            if step.is_strict or not step.is_witnessed:  # what the witness did not hear of is not of the next epochs
+                changed.callback(cluster.change_services, cluster.shorteners)
             return run_leg(cluster, name, step.faults, seed, self._folder, self._say, self._rates)
 
     def _started(self) -> Cluster:
