@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Self, TypeVar
 
 from drill.servers import (
@@ -163,6 +164,12 @@ class Cluster:
             service.launch()
             service.is_held_down = False
         self._wait(*services)
+
+    def keep_logs(self, folder: Path) -> None:
+        """The ends of what all members wrote: the rest goes with the cluster."""
+        folder.mkdir(exist_ok=True)
+        for member in self.members:
+            (folder / f"{member.name}.log").write_text(member.log_tail(2000))
 
     def close(self) -> None:
         self._closing.set()

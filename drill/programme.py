@@ -166,11 +166,19 @@ class Drill:
         try:
             if step.kills_alone:
                 return run_alone(name, step.kills_alone, seed, self._folder, self._say)
-            return self._run_on_cluster(step, name, seed)
+            result = self._run_on_cluster(step, name, seed)
+            if result.found and not step.control:
+                self._keep_logs(step)
+            return result
         except AssertionError as error:
+            self._keep_logs(step)
             self._hold.close()
             self._cluster = None
             return Result(name, seed, 0, 0, 0, {}, 0, [Violation("did not recover", str(error))])
+
+    def _keep_logs(self, step: Step) -> None:
+        if self._cluster is not None:
+            self._cluster.keep_logs(self._folder / f"{step.name}-logs")
 
     def _run_on_cluster(self, step: Step, name: str, seed: int) -> Result:
         cluster = self._started()
