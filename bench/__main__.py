@@ -14,7 +14,19 @@ from bench.harness.run import SMOKE, THOROUGH, USUAL, Effort, Run, Shared
 from tests.backends.postgresql import Postgresql
 
 # In the order in which a reader wants the answers.
-QUESTIONS = ("redirects", "publishing", "waiting", "creates")
+QUESTIONS = (
+    "redirects",
+    "publishing",
+    "links_in_memory",
+    "waiting",
+    "proxied",
+    "creates",
+    "bulk",
+    "counting",
+    "end_to_end",
+    "all_in_one",
+    "naively",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ Every request asks for another address, so that afterwards the table says whethe
 
 from pathlib import Path
 
-from bench.harness import cores
 from bench.harness.closed_loop import Load, write_requests
 from bench.harness.results import Goal
 from bench.harness.run import Fresh, Run
@@ -19,7 +18,7 @@ _PREPARED = 60_000  # more than are sent in one round of a usual run
 
 def ask(run: Run) -> None:
     fresh = run.settings(broker=False, counts=False)
-    service = run.start(Service("shortener", fresh.settings), cores.SERVICE, "shortener-service")
+    service = run.start(Service("shortener", fresh.settings), what="shortener-service")
     loads: list[Load] = []
     if run.effort.warm_up_seconds:
         loads.append(_made(run, service, run.effort.warm_up_seconds, 0))
@@ -38,12 +37,12 @@ def _made(run: Run, service: Service, seconds: float, number: int) -> Load:
     """A load of creates, none of which asks for what another did."""
     prepared = run.so_many(int(_PREPARED * max(1, seconds / 4)))
     path = write_requests(
-        Path(service.folder / "creates"), [_request(f"{number}-{item}") for item in range(max(1_000, prepared))]
+        Path(service.folder / "creates"), [request(f"{number}-{item}") for item in range(max(1_000, prepared))]
     )
     return run.load(service.urls[0], path, seconds=seconds)
 
 
-def _request(words: str) -> bytes:
+def request(words: str) -> bytes:
     body = f'{{"url":"https://example.com/some/page/{words}?from=newsletter"}}'.encode()
     return (
         b"POST /api/v1/urls HTTP/1.1\r\nHost: s.example\r\nUser-Agent: bench\r\nAccept: application/json\r\n"

@@ -30,6 +30,7 @@ class Waits:
     """How long visitors waited, from when they were due until they had their answer."""
 
     a_second: float  # so many came
+    took_seconds: float  # until the last was answered
     redirected: int
     errors: int  # other answers, broken connections, and those that were not answered
     p50_ms: float
@@ -40,11 +41,18 @@ class Waits:
 
 
 def run(
-    url: str, requests: Path, *, a_second: float, seconds: float, connections: int = 64, core: int = cores.LOAD
+    url: str,
+    requests: Path,
+    *,
+    a_second: float,
+    seconds: float,
+    connections: int = 64,
+    on: Sequence[int] = (cores.LOAD,),
+    spins: bool = True,
 ) -> Waits:
-    """Send visitors at that rate, from a process of its own on that core."""
-    words = [url, str(requests), str(a_second), str(seconds), str(connections)]
-    command = ["taskset", "-c", str(core), sys.executable, "-m", "bench.harness.open_loop", *words]
+    """Send visitors at that rate, from a process of its own. One that does not spin may be a millisecond late."""
+    words = [url, str(requests), str(a_second), str(seconds), str(connections), str(0 if spins else 0.001)]
+    command = ["taskset", "-c", ",".join(map(str, on)), sys.executable, "-m", "bench.harness.open_loop", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=seconds + _PATIENCE_SECONDS + 30)
     return msgspec.json.decode(done.stdout, type=Waits)
 
@@ -58,8 +66,10 @@ def read_requests(path: Path) -> list[bytes]:
     return requests
 
 
-def visit(url: str, requests: Sequence[bytes], a_second: float, seconds: float, connections: int) -> Waits:
-    """Send them, and spin until all are answered.
+def visit(
+    url: str, requests: Sequence[bytes], *, a_second: float, seconds: float, connections: int, nap_seconds: float
+) -> Waits:
+    """Send them, and spin (or nap) until all are answered.
 
     One loop without a call that it can do without: at 40,000 a second there are 25 µs for each.
     """
@@ -88,7 +98,7 @@ def visit(url: str, requests: Sequence[bytes], a_second: float, seconds: float, 
             lateness.append(now - next_due)
             sent += 1
             next_due = began + sent * interval
-        for number, _ in poll(0):
+        for number, _ in poll(nap_seconds):
             answer = sockets[number].recv(4096)
             waits.append(clock() - due[number])
             if answer.startswith(_REDIRECT):  # so short that it comes in one piece
@@ -99,15 +109,13 @@ def visit(url: str, requests: Sequence[bytes], a_second: float, seconds: float, 
                 epoll.unregister(number)
     for connection in sockets.values():
         connection.close()
-    return _waits(a_second, redirected, total - redirected, waits, lateness)
-
-
-def _waits(a_second: float, redirected: int, errors: int, waits: Sequence[float], lateness: Sequence[float]) -> Waits:
+    took_seconds = clock() - began
     waited, late = sorted(waits), sorted(lateness)
     return Waits(
         a_second,
+        took_seconds,
         redirected,
-        errors,
+        total - redirected,
         p50_ms=_share(waited, 0.5),
         p99_ms=_share(waited, 0.99),
         p999_ms=_share(waited, 0.999),
@@ -123,7 +131,13 @@ def _share(ordered: Sequence[float], share: float) -> float:
 
 if __name__ == "__main__":
     gc.disable()
+    _, address, file, *numbers, how_many, nap = sys.argv
     made = visit(
-        sys.argv[1], read_requests(Path(sys.argv[2])), float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+        address,
+        read_requests(Path(file)),
+        a_second=float(numbers[0]),
+        seconds=float(numbers[1]),
+        connections=int(how_many),
+        nap_seconds=float(nap),
     )
     sys.stdout.buffer.write(msgspec.json.encode(made))

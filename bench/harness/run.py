@@ -59,17 +59,17 @@ class Run:
 
     # servers
 
-    def start(self, server: S, core: int = cores.SERVICE, what: str = "") -> S:
-        """Start it on that core, have it ended with this question, and list it."""
+    def start(self, server: S, *on: int, what: str = "") -> S:
+        """Start it on that core (else the one for what is measured), have it ended with this question, and list it."""
         self._stack.callback(server.close)
         self.say(f"starts {what or server.name}")
-        system.start(server, core)
-        self.ran(what or server.name, core)
+        system.start(server, *on)
+        self.ran(what or server.name, *(on or (cores.SERVICE,)))
         return server
 
-    def ran(self, what: str, core: int) -> None:
-        """List a process that ran on that core."""
-        line = f"core {core}: {what}"
+    def ran(self, what: str, *on: int) -> None:
+        """List a process that ran there."""
+        line = f"core {' or '.join(map(str, on))}: {what}"
         if line not in self.answer.processes:
             self.answer.processes.append(line)
 

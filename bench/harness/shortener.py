@@ -1,6 +1,6 @@
 """A shortener-service that holds so many links in memory, and is watched for what becomes of its events."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from bench.harness import cores, links
 from bench.harness.closed_loop import Load
@@ -9,18 +9,18 @@ from bench.harness.system import Service, events_in_spool
 from tests.backends.waiting import wait_until
 
 
-def started(run: Run, fresh: Fresh, count: int, settings: Mapping[str, str] | None = None) -> Service:
+def started(run: Run, fresh: Fresh, count: int, on: Sequence[int] = (cores.SERVICE,)) -> Service:
     """With the links 1 … count in its database, and all of them in its memory."""
     run.say(f"makes {count:,} links")
     links.fill_postgresql(run.postgresql(), fresh.database, count)
-    return warmed(run, fresh, count, settings)
+    return warmed(run, fresh, count, on)
 
 
-def warmed(run: Run, fresh: Fresh, count: int, settings: Mapping[str, str] | None = None) -> Service:
+def warmed(run: Run, fresh: Fresh, count: int, on: Sequence[int] = (cores.SERVICE,)) -> Service:
     """The newest `count` links of its database in its memory."""
     roomy = {"CACHE_WARM_LINKS": str(count), "CACHE_MAX_BYTES": "4Gi", "SPOOL_MAX_BYTES": "64Gi"}
-    service = Service("shortener", {**fresh.settings, **roomy, **(settings or {})})
-    run.start(service, cores.SERVICE, "shortener-service")
+    service = Service("shortener", {**fresh.settings, **roomy})
+    run.start(service, *on, what="shortener-service")
     run.say(f"waits until {count:,} links are in memory")
     wait_until(lambda: service.metrics()["link_cache_links"] >= count, "the links are in memory", within_seconds=300)
     return service

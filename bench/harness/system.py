@@ -23,9 +23,9 @@ class Lost(AssertionError):
     """Something was lost, doubled or refused: whatever was measured, it was not the product."""
 
 
-def start(server: Server, core: int = cores.SERVICE) -> None:
-    """Start it on one core, where all of its threads and children stay."""
-    with cores.on(core):
+def start(server: Server, *on: int) -> None:
+    """Start it on one core, or on those, where all of its threads and children stay."""
+    with cores.on(*(on or (cores.SERVICE,))):
         server.launch()
     server.wait_until_it_answers()
 

@@ -33,7 +33,8 @@ def visits(codes_in_turn: Sequence[str], count: int, seed: int = 1) -> list[tupl
     """Code, address and browser of so many visits: every code as often as every other, in no order."""
     chance = random.Random(seed)
     addresses = [f"198.{18 + number // 65536}.{number // 256 % 256}.{number % 256}" for number in range(VISITORS)]
-    whom = list(islice(cycle(codes_in_turn), count))
+    few = len(codes_in_turn) <= count
+    whom = list(islice(cycle(codes_in_turn), count)) if few else chance.sample(codes_in_turn, count)
     chance.shuffle(whom)
     chance.shuffle(addresses)
     return list(zip(whom, islice(cycle(addresses), count), islice(cycle(_BROWSERS), count), strict=True))

@@ -1,0 +1,1 @@
+"""The obvious ways, kept so that a reader sees what each idea brings. Nothing of the product uses them."""
