@@ -1,4 +1,4 @@
-"""`python -m bench.profile redirects|creates|bulk`: where the time of the hot path goes, as py-spy sees it from outside.
+"""`python -m bench.profile redirects|creates|bulk`: where the hot path's time goes, as py-spy sees it from outside.
 
 Writes a flame graph, profile-NAME.svg, into the current folder, and prints the functions that were found most often at
 the top of the stack. The load is that of the question of this name; its figures are not shown, for being watched slows.
@@ -72,11 +72,11 @@ def _watch(pid: int, graph: Path) -> None:
 def _print(stacks: str) -> None:
     tops: collections.Counter[str] = collections.Counter()
     for line in stacks.splitlines():
-        stack, _, times = line.rpartition(" ")
-        tops[stack.rpartition(";")[2]] += int(times)
+        stack, _, often = line.rpartition(" ")
+        tops[stack.rpartition(";")[2]] += int(often)
     whole = sum(tops.values())
-    for top, times in tops.most_common(_SHOWN):
-        print(f"{100 * times / whole:5.1f} %  {top}")
+    for top, count in tops.most_common(_SHOWN):
+        print(f"{100 * count / whole:5.1f} %  {top}")
 
 
 if __name__ == "__main__":
