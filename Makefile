@@ -17,7 +17,7 @@ run: ## Start the whole system on this machine, at http://127.0.0.1:8080 and :80
 
 test: ## Run the tests against real servers, which are installed where that is allowed. ARGS="-k name" picks some.
 	@scripts/setup dev servers
-	@$(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest $(ARGS)
 
 check: ## Look at format, style and types, and change nothing.
 	@scripts/setup dev checks
