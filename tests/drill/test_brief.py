@@ -1,5 +1,6 @@
 """The drill in brief: six kills lose nothing, and three safeties taken away are noticed."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ import pytest
 from drill.programme import Drill, brief, has_passed
 from drill.report import write_report
 from tests.conftest import installed
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("DRILL") != "brief",
+    reason="takes the whole machine, for minutes that were not measured yet: DRILL=brief make test ARGS=tests/drill",
+)
 
 SEED = 4
 STEPS = brief(SEED)
