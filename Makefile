@@ -53,6 +53,7 @@ docs: ## Write what is made from the code: docs/configuration.md, docs/metrics.m
 	$(BIN)/python scripts/metrics_page.py
 	$(BIN)/python scripts/objectives.py
 	$(BIN)/python scripts/dashboard.py
+	$(BIN)/python scripts/picture.py
 
 lock: ## Write both lock files anew, from pyproject.toml. With ARGS=--upgrade to the newest versions.
 	@scripts/setup dev

@@ -2,10 +2,11 @@
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from scripts import metrics_page
+from scripts import metrics_page, picture
 from urlshortener import errors
 from urlshortener.services import http
 
@@ -29,6 +30,13 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 def test_the_page_of_metrics_is_made_from_the_registry() -> None:
     assert metrics_page.PAGE.read_text() == metrics_page.page(), "run `make docs`"
+
+
+def test_the_picture_of_the_cluster_is_made_from_its_text_and_can_be_read_in_the_dark() -> None:
+    drawn = picture.PICTURE.read_text()
+    assert drawn == picture.picture(), "run `make docs`"
+    assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "prefers-color-scheme: dark" in drawn
 
 
 def test_the_page_of_the_contract_names_every_error_code() -> None:
