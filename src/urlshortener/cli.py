@@ -23,6 +23,7 @@ COMMANDS = {
     "shortener": "The service that creates and follows links, on :8080. Needs PostgreSQL and RabbitMQ.",
     "analytics": "The service that counts, on :8081. Needs PostgreSQL, RabbitMQ and Redis.",
     "migrate": "Bring the database of links up to date, and end. Several may run at once.",
+    "doctor": "Look at everything that the services need, and say what is wrong and what to do; exit 1 if anything is.",
     "reconcile": "Say which accesses were numbered and never counted, by shortener and hour; exit 1 if there are any.",
     "dead-letters": "Look at what could not be read as an event, or send it again.",
 }
@@ -41,17 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _do(asked: argparse.Namespace, settings: Settings) -> int:
-    from urlshortener.services import letters, processes, reconciliation  # noqa: PLC0415 (a --help should not wait for it)
+    from urlshortener.services import doctor, letters, processes, reconciliation  # noqa: PLC0415 (a --help waits for none)
     from urlshortener.services.worker import Inherited  # noqa: PLC0415
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         match asked.command:
             case "migrate":
                 print(runner.run(processes.migrate(settings)))
+            case "doctor":
+                return _told(*runner.run(doctor.examined(settings, asked.code)))
             case "reconcile":
-                words, code = runner.run(reconciliation.reconciled(settings, timedelta(seconds=asked.older_than)))
-                print(words)
-                return code
+                older_than = timedelta(seconds=asked.older_than)
+                return _told(*runner.run(reconciliation.reconciled(settings, older_than)))
             case "dead-letters" if asked.what == "show":
                 print(runner.run(letters.show(settings, asked.limit)))
             case "dead-letters":
@@ -63,6 +65,11 @@ def _do(asked: argparse.Namespace, settings: Settings) -> int:
             case command:
                 return runner.run(processes.run(command, settings))
     return 0
+
+
+def _told(words: str, code: int) -> int:
+    print(words)
+    return code
 
 
 def _said(code: int, words: str) -> int:
@@ -87,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
             epilog=_settings_help(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        if name == "doctor":
+            of_command.add_argument("code", nargs="?", help="say too why this code's count is what it is")
         if name == "reconcile":
             of_command.add_argument(
                 "--older-than", type=_seconds, default=60, metavar="SECONDS", help="what was known then (default: 60)"

@@ -19,7 +19,11 @@ from urlshortener.stats.store import StatsStore
 
 if TYPE_CHECKING:
     from urlshortener.events import amqp
+    from urlshortener.events.amqp_checkup import BrokerHost
     from urlshortener.links import postgresql
+    from urlshortener.links.postgresql_checkup import DatabaseHost
+    from urlshortener.stats import redis_connection
+    from urlshortener.stats.redis_checkup import CountsHost, SentinelHost
 
 # Which kinds of address each command takes. A file belongs to one process: what two processes share is on a server.
 ALLOWED: Mapping[str, Mapping[str, Sequence[str]]] = {
@@ -125,20 +129,62 @@ def _file(address: Address, name: str) -> Path:
     return Path(address.path)
 
 
+async def look_at_links(settings: Settings) -> tuple[list["DatabaseHost"], list["DatabaseHost"], str]:
+    """The hosts of LINKS_URL, those of LINKS_READ_URL, and the schema that this version wants."""
+    from urlshortener.links import migrations, postgresql_checkup  # noqa: PLC0415
+
+    hosts = await postgresql_checkup.look_at(_postgresql(settings.links_url))
+    replicas = settings.links_read_url
+    of_replicas = await postgresql_checkup.look_at(_postgresql(replicas)) if replicas else []
+    return hosts, of_replicas, migrations.newest()
+
+
+async def look_at_broker(settings: Settings) -> list["BrokerHost"]:
+    """The hosts of EVENTS_URL."""
+    from urlshortener.events import amqp_checkup  # noqa: PLC0415
+
+    return await amqp_checkup.look_at(_broker(settings), _topology(settings))
+
+
+async def look_at_counts(settings: Settings) -> tuple[list["CountsHost"], list["SentinelHost"]]:
+    """The Redis servers of STATS_URL, and the sentinels that know them."""
+    from urlshortener.stats import redis_checkup, redis_connection  # noqa: PLC0415
+
+    place = _redis_place(settings.stats_url)
+    if isinstance(place, redis_connection.RedisServer):
+        return await redis_checkup.look_at(place, {(place.host, place.port)}), []
+    sentinels = await redis_checkup.look_at_sentinels(place)
+    hosts = {host for sentinel in sentinels for host in (sentinel.master, *sentinel.replicas) if host}
+    return await redis_checkup.look_at(place, hosts), sentinels
+
+
+def has_no_links_yet(settings: Settings) -> bool:
+    """Whether they would be in a file that nobody has made."""
+    return settings.links_url.scheme == "sqlite" and not _file(settings.links_url, "LINKS_URL").exists()
+
+
+def has_no_counts_yet(settings: Settings) -> bool:
+    return settings.stats_url.scheme == "sqlite" and not _file(settings.stats_url, "STATS_URL").exists()
+
+
 def _redis_stats(address: Address, retention: timedelta, requests: RequestMemory) -> StatsStore:
     from urlshortener.stats import redis, redis_connection  # noqa: PLC0415
+
+    connection = redis_connection.RedisConnection(_redis_place(address))
+    return redis.RedisStats(connection, retention=retention, requests=requests)
+
+
+def _redis_place(address: Address) -> "redis_connection.RedisServer | redis_connection.Sentinels":
+    from urlshortener.stats import redis_connection  # noqa: PLC0415
 
     master, _, database = address.path.rpartition("/")
     if (database and not database.isdigit()) or (address.scheme == "redis") != (not master):
         raise WrongSetting("STATS_URL: the path is /DATABASE, behind sentinels /MASTER/DATABASE, as /mymaster/0")
     number = int(database or 0)
-    where: redis_connection.RedisServer | redis_connection.Sentinels
     if address.scheme == "redis":
         host, port = address.hosts[0]
-        where = redis_connection.RedisServer(host, port, address.password, address.user, number)
-    else:
-        where = redis_connection.Sentinels(address.hosts, master, address.password, address.user, number)
-    return redis.RedisStats(redis_connection.RedisConnection(where), retention=retention, requests=requests)
+        return redis_connection.RedisServer(host, port, address.password, address.user, number)
+    return redis_connection.Sentinels(address.hosts, master, address.password, address.user, number)
 
 
 def _broker(settings: Settings) -> "amqp.Broker":

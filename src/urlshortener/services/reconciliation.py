@@ -10,6 +10,8 @@ from urlshortener.stats.store import Drift
 
 async def reconciled(settings: Settings, older_than: timedelta) -> tuple[str, int]:
     """The answer in words, and the exit code: 0 when nothing is missing."""
+    if backends.has_no_counts_yet(settings):
+        return in_words([], older_than), 0
     stats = backends.open_stats(settings)
     try:
         drifts = await stats.drift(older_than)

@@ -90,7 +90,7 @@ class Line:
         now = asyncio.get_running_loop().time()
         if now - self.replicas_known_at >= _REPLICAS_ASKED_EVERY_SECONDS:
             (text,) = await self.ask(("INFO", "replication"))
-            self.learn_replication(_info(text))
+            self.learn_replication(info_of(text))
 
     def learn_replication(self, info: dict[str, str]) -> None:
         if info.get("role") != "master":
@@ -210,7 +210,7 @@ class RedisConnection:
         """A line to the first candidate that says itself that it is the master."""
         failure: Exception = _NoMaster()
         for host, port in await self._candidates():
-            line = Line(_connection(host, port, self.place))
+            line = Line(connection_to(host, port, self.place))
             try:
                 await self._verify(line)
             except (RedisError, OSError, TimeoutError) as error:
@@ -236,8 +236,8 @@ class RedisConnection:
         role, server, replication = await line.ask(("ROLE",), ("INFO", "server"), ("INFO", "replication"))
         if role[0] != b"master":
             raise _NoMaster
-        line.learn_replication(_info(replication))
-        line.run_id = _info(server)["run_id"]
+        line.learn_replication(info_of(replication))
+        line.run_id = info_of(server)["run_id"]
         if line.run_id != self.run_id:
             self._meet(line.run_id)
             await _check_policy(line)
@@ -251,7 +251,7 @@ class RedisConnection:
         self.run_id = run_id
 
 
-def _connection(host: str, port: int, place: RedisServer | Sentinels) -> Connection:
+def connection_to(host: str, port: int, place: RedisServer | Sentinels) -> Connection:
     return Connection(
         host=host,
         port=port,
@@ -267,7 +267,7 @@ def _connection(host: str, port: int, place: RedisServer | Sentinels) -> Connect
 
 async def _ask_sentinel(host: str, port: int, master: str) -> tuple[str, int] | None:
     """Where this sentinel believes the master to be; None if it says nothing in time."""
-    line = Line(_connection(host, port, RedisServer(host, port)))
+    line = Line(connection_to(host, port, RedisServer(host, port)))
     try:
         async with asyncio.timeout(_SENTINEL_SECONDS):
             (address,) = await line.ask(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master))
@@ -278,7 +278,7 @@ async def _ask_sentinel(host: str, port: int, master: str) -> tuple[str, int] | 
         await line.close()
 
 
-def _info(text: bytes) -> dict[str, str]:
+def info_of(text: bytes) -> dict[str, str]:
     return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
 
 

@@ -26,18 +26,29 @@ class MigrationOutcome:
         return f"The links database was brought from {self.found or 'nothing'} to {self.left}."
 
 
-def upgrade(connection: Connection) -> MigrationOutcome:
-    """Bring the schema up to date within the caller's transaction, which must keep out everybody else who migrates."""
+def newest() -> str:
+    """The revision that this version wants."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if head is None:
+        raise RuntimeError("the package was built without its migrations")
+    return head
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
+
+
+def upgrade(connection: Connection) -> MigrationOutcome:
+    """Bring the schema up to date within the caller's transaction, which must keep out everybody else who migrates."""
+    config = _config()
     config.attributes["connection"] = connection
     scripts = ScriptDirectory.from_config(config)
-    newest = scripts.get_current_head()
+    wanted = newest()
     found = MigrationContext.configure(connection).get_current_revision()
-    if newest is None:
-        raise RuntimeError("the package was built without its migrations")
     if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
         return MigrationOutcome(found, found, database_is_newer=True)
-    if found != newest:
+    if found != wanted:
         command.upgrade(config, "head")
-    return MigrationOutcome(found, newest)
+    return MigrationOutcome(found, wanted)
