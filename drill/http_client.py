@@ -139,17 +139,27 @@ class Pool:
 async def ask_all(
     address: tuple[str, int], requests: Sequence[bytes], connections: int = 16, *, is_head: bool = False
 ) -> list[Answer]:
-    """Each of the requests, as fast as they are answered; an error is raised."""
+    """Each of the requests, as fast as they are answered. One whose connection broke is asked again, a few times."""
     pool = Pool(address)
     answers: list[Answer | None] = [None] * len(requests)
     numbers = iter(range(len(requests)))
 
     async def one_after_the_other() -> None:
         for number in numbers:
-            answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            pool.send(Errand(requests[number], _into(answered), is_head), lambda e: e.done(None, "refused"))
-            async with asyncio.timeout(30):
-                answers[number] = await answered
+            for patience in (0.1, 1.0, 3.0, None):
+                try:
+                    answers[number] = await one(requests[number])
+                    break
+                except OSError:
+                    if patience is None:
+                        raise
+                    await asyncio.sleep(patience)
+
+    async def one(request: bytes) -> Answer:
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        pool.send(Errand(request, _into(answered), is_head), lambda e: e.done(None, "refused"))
+        async with asyncio.timeout(30):
+            return await answered
 
     try:
         async with asyncio.TaskGroup() as group:

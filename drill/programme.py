@@ -170,7 +170,7 @@ class Drill:
             if result.found and not step.control:
                 self._keep_logs(step)
             return result
-        except AssertionError as error:
+        except (AssertionError, OSError, ExceptionGroup) as error:
             self._keep_logs(step)
             self._hold.close()
             self._cluster = None
