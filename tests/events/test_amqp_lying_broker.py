@@ -1,9 +1,13 @@
-"""The publisher against a broker that answers as it likes, when it likes, or never."""
+"""A spool on disk and its publisher against a broker that answers as it likes, when it likes, or never; and kills."""
 
 import asyncio
 import contextlib
 import heapq
-from collections.abc import AsyncIterator
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, Never, cast
 
 from aiormq.abc import DeliveredMessage
@@ -14,9 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from tests.events.memory_spool import MemorySpool
+from tests.events.test_spool import _forget, appended, identities
 from urlshortener.events.amqp import AmqpPublisher, Broker, Topology
 from urlshortener.events.amqp_connection import Connection, Lost
+from urlshortener.events.spool import Batch, Spool
+
+Identity = tuple[str, int]
 
 _RETURN = Basic.Return(312, "NO_ROUTE", "events", "access.event")
 _ANSWERS: dict[str, Basic.Ack | Basic.Nack | BaseException] = {
@@ -55,9 +62,9 @@ class _Clock(asyncio.SelectorEventLoop):
 class _Liar:
     """A broker's side of one connection: it remembers what it truly keeps."""
 
-    def __init__(self, kept: set[int]) -> None:
+    def __init__(self, kept: set[Identity]) -> None:
         self.channel = self
-        self.asked: list[tuple[range, asyncio.Future[Basic.Ack | Basic.Nack]]] = []
+        self.asked: list[tuple[set[Identity], asyncio.Future[Basic.Ack | Basic.Nack]]] = []
         self.gone = asyncio.get_running_loop().create_future()
         self.takes = asyncio.Event()
         self.takes.set()
@@ -68,11 +75,15 @@ class _Liar:
         self, body: bytes, *, properties: Basic.Properties, mandatory: bool, **_: object
     ) -> Basic.Ack | Basic.Nack:
         assert mandatory
-        assert body.startswith(b"[") == (cast(Any, properties.headers)["count"] > 1)
+        said = cast(Any, properties.headers)
+        assert body.startswith(b"[") == (said["count"] != 1)
         self.took_while_blocked |= not self.takes.is_set()
-        first, count = (cast(Any, properties.headers)[name] for name in ("first_seq", "count"))
+        events = json.loads(body) if said["count"] != 1 else [json.loads(body)]
+        numbers = {(event["epoch"], event["seq"]) for event in events}
+        assert numbers == {(said["epoch"], said["first_seq"] + place) for place in range(said["count"])}
+        assert all(seq <= said["highest_seq"] for _, seq in numbers)
         answer: asyncio.Future[Basic.Ack | Basic.Nack] = asyncio.get_running_loop().create_future()
-        self.asked.append((range(first, first + count), answer))
+        self.asked.append((numbers, answer))
         return await answer
 
     def answer(self, which: int, how: str) -> None:
@@ -101,7 +112,7 @@ class _Liar:
 class _LiedTo(AmqpPublisher):
     """The publisher, connected to liars."""
 
-    def __init__(self, spool: MemorySpool, kept: set[int]) -> None:
+    def __init__(self, spool: Spool, kept: set[Identity]) -> None:
         super().__init__(Broker((), "", "", ""), Topology(), spool)
         self.liar: _Liar | None = None
         self.refusals = 0
@@ -119,20 +130,56 @@ class _LiedTo(AmqpPublisher):
             self.liar = None
 
 
+class _TellingSpool(Spool):
+    """One that remembers what it was told to be elsewhere."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float], told_done: set[Identity]) -> None:
+        super().__init__(folder, 1 << 30, clock)
+        self._told_done = told_done
+
+    def done(self, batch: Batch) -> None:
+        self._told_done.update(identities(batch))
+        super().done(batch)
+
+
 class LyingBroker(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = _Clock()
-        self.spool = MemorySpool()
-        self.kept: set[int] = set()
+        self.folder = Path(tempfile.mkdtemp(prefix="lying-broker-"))
+        self.appended: set[Identity] = set()
+        self.told_done: set[Identity] = set()
+        self.kept: set[Identity] = set()
+        self._start()
+
+    def _start(self) -> None:
+        self.spool = _TellingSpool(self.folder, lambda: 1.79e9 + self.loop.seconds, self.told_done)
         self.publisher = _LiedTo(self.spool, self.kept)
         self.running = self.loop.create_task(self.publisher.run())
         self.loop.settle()
 
     @rule(count=st.integers(1, 600))
     def events_come(self, count: int) -> None:
-        self.spool.add(count)
+        async def append() -> None:
+            first = self.spool._next_seq
+            await [appended(self.spool) for _ in range(count)][-1]
+            self.appended.update((self.spool.epoch, first + place) for place in range(count))
+
+        self.loop.run_until_complete(append())
         self.loop.settle()
+
+    @rule(cleanly=st.booleans())
+    def the_process_ends_and_another_comes(self, cleanly: bool) -> None:
+        if cleanly:
+            self.spool.end_epoch()
+            self.loop.settle()
+        self.running.cancel()
+        self.loop.settle()
+        if cleanly:
+            self.spool.close()
+        else:
+            _forget(self.spool)
+        self._start()
 
     @precondition(lambda self: self.publisher.liar and self.publisher.liar.asked)
     @rule(which=st.integers(0, 63), how=st.sampled_from(sorted(_ANSWERS)))
@@ -175,7 +222,7 @@ class LyingBroker(RuleBasedStateMachine):
 
     @invariant()
     def only_what_is_kept_leaves_the_spool(self) -> None:
-        assert {number for numbers in self.spool.told_done for number in numbers} <= self.kept
+        assert self.told_done <= self.kept <= self.appended
 
     @invariant()
     def the_window_is_bounded(self) -> None:
@@ -196,9 +243,12 @@ class LyingBroker(RuleBasedStateMachine):
             self.loop.advance(0.1)
         assert not self.running.done(), "the publisher ended"
         assert self.spool.unsent == 0
+        assert self.kept == self.appended
         self.running.cancel()
         self.loop.settle()
+        self.spool.close()
         self.loop.close()
+        shutil.rmtree(self.folder)
 
 
 TestLyingBroker = LyingBroker.TestCase
