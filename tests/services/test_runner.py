@@ -1,4 +1,4 @@
-"""A process from outside: signals, doors, exit codes, and what breaks HTTP."""
+"""A process from outside: signals, doors and exit codes."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ _TOKEN = "a-token-of-the-tests-0123"
 
 @pytest.fixture
 def process() -> Iterator[Process]:
-    with Process("run", {"DRAIN_DELAY": "1s"}) as process:
+    with Process("run", {"DRAIN_DELAY": "2s"}) as process:
         process.start()
         yield process
 
@@ -83,7 +83,7 @@ def _free_doors() -> dict[str, str]:
 def test_a_signal_ends_it_when_proxies_have_looked_elsewhere(process: Process, number: signal.Signals) -> None:
     (shortener, _), (ops, _) = process.urls, process.ops_urls
     os.kill(_pid(process), number)
-    wait_until(lambda: _status(f"{ops}/ready") == 503, "it says that it is not ready", within_seconds=0.9)
+    wait_until(lambda: _status(f"{ops}/ready") == 503, "it says that it is not ready", within_seconds=1.9)
     assert _status(f"{shortener}/health") == 200  # while it drains, it serves
     wait_until(lambda: not process.is_running, "it ends", within_seconds=10)
     assert process._keeper is not None
@@ -391,126 +391,3 @@ async def test_work_that_ends_by_itself_is_a_defect_and_ends_the_process(
     assert await running == 1
     assert service.ended == ["part 0"]
     assert "task_ended" in caplog.text
-
-
-# what breaks HTTP, on raw sockets
-
-
-def _sent(door: Process, *parts: bytes, shut: bool = False) -> bytes:
-    """What comes back until the other side closes, or is silent for a moment."""
-    host, port = door.urls[0].removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
-        try:
-            for part in parts:
-                raw.sendall(part)
-            if shut:
-                raw.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it was refused before it was all sent
-        raw.settimeout(1)
-        answer = b""
-        try:
-            while data := raw.recv(65536):
-                answer += data
-        except OSError:
-            pass
-        return answer
-
-
-_END = b"Host: s.example\r\nConnection: close\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("head", "status"),
-    [
-        (b"GET /health HTTP/1.1\r\n" + _END, 200),
-        (b"GET /health HTTP/1.0\r\n\r\n", 200),
-        (b"nonsense\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # somebody speaks TLS
-        (b"GET /%00 HTTP/1.1\r\n" + _END, 404),
-        (b"GET /%ff%fe HTTP/1.1\r\n" + _END, 404),
-        (b"GET /%zz HTTP/1.1\r\n" + _END, 404),
-        (b"GET /%0a HTTP/1.1\r\n" + _END, 404),
-        (b"GET /cat%0a HTTP/1.1\r\n" + _END, 404),
-        (b"GET /caf\xc3\xa9 HTTP/1.1\r\n" + _END, 400),
-        (b"BREW /cat HTTP/1.1\r\n" + _END, 400),
-        (b"TRACE /cat HTTP/1.1\r\n" + _END, 405),
-        (b"OPTIONS * HTTP/1.1\r\n" + _END, 404),
-        (b"GET /health HTTP/1.1\r\nX: " + b"a" * 20_000 + b"\r\n" + _END, 431),
-        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n" + _END, 431),
-        (b"GET /health HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nHost: s\r\n\r\n", 200),
-        (
-            b"POST /api/v1/urls HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n" + _END + b"0\r\n\r\n",
-            400,
-        ),
-    ],
-)
-def test_every_head_gets_an_answer_that_is_no_5xx(door: Process, head: bytes, status: int) -> None:
-    answer = _sent(door, head)
-    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
-    assert b"\r\nserver:" not in answer.lower()
-    if status >= 400:
-        assert b"application/problem+json" in answer
-        assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == status
-
-
-def test_a_head_that_grows_without_end_is_cut_off(door: Process) -> None:
-    answer = _sent(door, b"GET / HTTP/1.1\r\n", *(b"X-%d: %s\r\n" % (n, b"a" * 1000) for n in range(64)))
-    assert answer.startswith(b"HTTP/1.1 431 ")
-
-
-def test_a_head_that_comes_too_slowly_is_given_up(door: Process) -> None:
-    host, port = door.urls[0].removeprefix("http://").split(":")
-    began = time.monotonic()
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
-        raw.sendall(b"GET / HTTP/1.1\r\nHost: ")
-        assert raw.recv(65536).startswith(b"HTTP/1.1 408 ")
-    assert 4 < time.monotonic() - began < 9
-
-
-def test_a_chunked_body_over_the_limit_is_refused(door: Process) -> None:
-    head = b"POST /api/v1/urls HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n" + _END
-    answer = _sent(door, head, *(b"1000\r\n" + b"a" * 4096 + b"\r\n" for _ in range(16)))
-    assert answer.startswith(b"HTTP/1.1 413 ")
-
-
-def test_pipelined_requests_are_answered_in_their_order(door: Process) -> None:
-    first = b"GET /nosuch01 HTTP/1.1\r\nHost: s.example\r\n\r\n"
-    answer = _sent(door, first + b"GET /health HTTP/1.1\r\n" + _END)
-    statuses = re.findall(rb"HTTP/1\.1 (\d+) ", answer)
-    assert statuses == [b"404", b"200"]
-
-
-def test_half_heads_on_many_connections_hold_nobody_up(door: Process) -> None:
-    host, port = door.urls[0].removeprefix("http://").split(":")
-    halves = [socket.create_connection((host, int(port)), timeout=5) for _ in range(200)]
-    try:
-        for raw in halves:
-            raw.sendall(b"GET /health HTTP/1.1\r\nHost:")
-        assert _status(f"{door.urls[0]}/health") == 200
-    finally:
-        for raw in halves:
-            raw.close()
-
-
-async def test_ten_thousand_unknown_codes_are_ten_thousand_404s(door: Process) -> None:
-    host, port = door.urls[0].removeprefix("http://").split(":")
-    numbers = iter(range(10_000))
-
-    async def ask() -> int:
-        refused = 0
-        reader, writer = await asyncio.open_connection(host, int(port))
-        for number in numbers:
-            writer.write(b"GET /nosuch%06d HTTP/1.1\r\nHost: s\r\n\r\n" % number)
-            answer = await asyncio.wait_for(reader.readuntil(b"}"), 20)
-            refused += answer.startswith(b"HTTP/1.1 404 ")
-        writer.close()
-        return refused
-
-    assert sum(await asyncio.gather(*(ask() for _ in range(100)))) == 10_000
-
-
-def test_after_all_of_this_its_log_holds_no_traceback(door: Process) -> None:
-    assert _status(f"{door.urls[0]}/health") == 200
-    assert "Traceback" not in door.log.read_text()
-    assert '"level":"error"' not in door.log.read_text()

@@ -78,7 +78,7 @@ EXAMPLE = {
     "original_url": "https://example.com/a/page",
     "created_at": "2030-01-01T10:00:00Z",
     "updated_at": "2030-01-01T10:00:00Z",
-    "expires_at": None,
+    "expires_at": "2031-01-01T00:00:00Z",
     "enabled": True,
 }
 

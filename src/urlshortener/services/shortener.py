@@ -46,6 +46,8 @@ _WORDS = (
     "times are RFC 3339 in UTC."
 )
 
+_MARK = "AAa6HvYLiAALj5w-bwpMfp9DDS8fb1oR"  # as `_cursor` makes them
+
 _REDIRECT_PATH = {
     "get": {
         "operationId": "follow",
@@ -197,7 +199,7 @@ def _add_links(app: FastAPI, links: _Links, admin: list[Any]) -> None:
         many, "GET", links.page, "List links, newest first",
         dependencies=admin,
         responses=openapi.answers(
-            200, "A page of links.", LinkPage, {"items": [EXAMPLE], "next_cursor": None}, 400, 401, 422, 503
+            200, "A page of links.", LinkPage, {"items": [EXAMPLE], "next_cursor": _MARK}, 400, 401, 422, 503
         ),
     )  # fmt: skip
     add(
