@@ -225,7 +225,7 @@ class Directory:
             return
         self._doubt()
         if not isinstance(error, Unavailable):
-            telemetry.LOG.error("A lookup of links failed (%s).", type(error).__name__)
+            telemetry.LOG.error("lookup_failed", extra={"reason": type(error).__name__})
 
     async def _ask_replica(self, lookups: Sequence[Lookup]) -> None:
         """Answer what a replica knows. The primary is asked for the rest: all of it, if no replica answers."""
@@ -299,7 +299,7 @@ class Directory:
             try:
                 await self._store.listen(listener)
             except Exception as error:  # the store reconnects by itself: this is a bug, and must not end the listening
-                telemetry.LOG.error("Listening for changed links failed (%s): it begins again.", type(error).__name__)
+                telemetry.LOG.error("listening_failed", extra={"reason": type(error).__name__})
             self._cache.lost()
             await asyncio.sleep(1)
 
@@ -346,7 +346,7 @@ class Directory:
                 while await self._store.forget_old_keys(self._now() - SWEEP_GRACE, LARGEST_SWEEP) == LARGEST_SWEEP:
                     pass
             except Exception as error:
-                telemetry.LOG.warning("Old idempotency keys were not forgotten (%s).", type(error).__name__)
+                telemetry.LOG.warning("keys_not_forgotten", extra={"reason": type(error).__name__})
             await asyncio.sleep(SWEEP_SECONDS)
 
     # numbers

@@ -333,7 +333,7 @@ class _Pool:
             raise _TryAgain("deadlock") from error
         if state.startswith(_REFUSED_CLASSES):
             raise RowRefused from error
-        LOG.error("PostgreSQL answered with SQLSTATE %s (42P01: is it migrated?)", state or "none")
+        LOG.error("database_refused", extra={"sqlstate": state or "none"})
         raise StoreUnavailable("The database of links does not answer as it should.") from error
 
     async def migrate(self) -> MigrationOutcome:
@@ -443,7 +443,7 @@ class Connector:
     def _complain(self, host: tuple[str, int], reason: str) -> None:
         if self._complaints.get(host) != reason:
             self._complaints[host] = reason
-            LOG.warning("PostgreSQL at %s:%d cannot be used: %s", *host, reason)
+            LOG.warning("database_away", extra={"host": host[0], "port": host[1], "reason": reason})
 
 
 async def _is_primary(driver: Driver) -> bool:

@@ -122,7 +122,7 @@ class SqlLinkStore:
         except RowRefused:
             if len(drafts) == 1:
                 return [Refused("The database does not take this link as it stands.")]
-        LOG.warning("The database refused a row among %d new links: each is tried by itself.", len(drafts))
+        LOG.warning("links_refused_together", extra={"links": len(drafts)})
         return [answer for draft in drafts for answer in await self.add_many([draft])]
 
     async def _add_in_rounds(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> list[Link | Refused]:
@@ -353,5 +353,5 @@ def _safe_links(rows: Iterable[AnyRow]) -> list[Link]:
         if is_safe_location(row.target):
             found.append(_link(row))
         else:
-            LOG.error("The link %s has a target that must not be sent to a browser: it is left out.", row.id)
+            LOG.error("link_not_safe", extra={"link": row.id})
     return found

@@ -191,5 +191,5 @@ def _begin_to_write(engine: AsyncEngine) -> None:
 
 def _unavailable(error: Exception) -> StoreUnavailable:
     reason = error.orig if isinstance(error, DBAPIError) else error
-    LOG.error("The file of links cannot be used: %s", getattr(reason, "sqlite_errorname", type(reason).__name__))
+    LOG.error("database_away", extra={"reason": getattr(reason, "sqlite_errorname", type(reason).__name__)})
     return StoreUnavailable("The database of links does not answer.")

@@ -102,7 +102,7 @@ class Writes:
         except Exception as error:
             if len(questions) == 1:
                 raise
-            telemetry.LOG.error("A batch of new links failed (%s): its halves are tried alone.", type(error).__name__)
+            telemetry.LOG.error("links_failed_together", extra={"reason": type(error).__name__})
             middle = len(questions) // 2
             for half in (questions[:middle], questions[middle:]):
                 await self._keep_alone(half)

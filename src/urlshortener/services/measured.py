@@ -11,9 +11,12 @@ from starlette.types import Message, Receive, Scope, Send
 from urlshortener.services.caller import header
 from urlshortener.services.door import Direct
 from urlshortener.services.http import INTERNAL, PROBLEM_TYPE
-from urlshortener.telemetry import LOG, REQUEST_SECONDS, REQUESTS, exemplar
+from urlshortener.telemetry import LOG, REQUEST_SECONDS, REQUESTS, exemplar, said_in_logs
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+
+_LONGEST_ID = 64
 
 
 class Measured:
@@ -36,6 +39,7 @@ class Measured:
             return
         if scope["path"].endswith("\n"):
             scope["path"] += "\n"  # a route's pattern takes one newline at its end for nothing; two, it does not know
+        said_in_logs(lambda: _ids(scope))
         status = 0
         started = time.perf_counter()
 
@@ -58,7 +62,6 @@ class Measured:
             "service": self._service_name,
             "route": self._route(scope),
             "method": scope["method"],
-            "request_id": header(scope, b"x-request-id"),
         }
 
     def _route(self, scope: Scope) -> str:
@@ -81,6 +84,12 @@ class Measured:
                 REQUEST_SECONDS.labels(self._service_name, route),
             )
         return known
+
+
+def _ids(scope: Scope) -> dict[str, str]:
+    """What a client, or a proxy, calls this request; its trace stands in the log by itself."""
+    given = header(scope, b"x-request-id")
+    return {"request_id": given[:_LONGEST_ID]} if given else {}
 
 
 async def _internal(send: Send) -> None:

@@ -89,7 +89,7 @@ class RedisStats:
             there = max(there, 1)  # where there is a Sentinel there ought to be a replica: without one, nothing is safe
         elif there == 0 and not self._said_that_it_is_alone:
             self._said_that_it_is_alone = True
-            LOG.warning("Redis has no replica: counts are as safe as its one disk")
+            LOG.warning("counts_on_one_disk")
         return there if self._replicas_to_wait_for is None else min(there, self._replicas_to_wait_for)
 
     async def of(self, code: str) -> LinkStats | None:

@@ -195,7 +195,7 @@ class RedisConnection:
 
     async def _give_up(self, line: Line | None, error: Exception) -> None:
         STATS_AVAILABLE.set(0)
-        LOG.warning("The counts in Redis cannot be reached", extra={"reason": _reason(error)})
+        LOG.warning("counts_unreachable", extra={"reason": _reason(error)})
         if line is not None:
             await line.close()
         if line is None or not line.has_served:
@@ -247,7 +247,7 @@ class RedisConnection:
         if self.run_id:
             self.generation += 1
             STATS_FAILOVERS.inc()
-            LOG.warning("The counts are kept by another Redis process now", extra={"generation": self.generation})
+            LOG.warning("counts_moved", extra={"generation": self.generation})
         self.run_id = run_id
 
 
@@ -285,10 +285,10 @@ def info_of(text: bytes) -> dict[str, str]:
 async def _check_policy(line: Line) -> None:
     (reply,) = await line.exchange([("CONFIG", "GET", "maxmemory-policy")])
     if isinstance(reply, ResponseError) or len(reply) != 2:
-        LOG.warning("Whether Redis evicts counts could not be checked: CONFIG GET maxmemory-policy is not allowed")
+        LOG.warning("counts_policy_unknown")
     elif reply[1] != b"noeviction":
         LOG.error(
-            "REDIS MAY THROW COUNTS AWAY: set its maxmemory-policy to noeviction",
+            "counts_may_be_evicted",
             extra={"maxmemory_policy": reply[1].decode()},
         )
 

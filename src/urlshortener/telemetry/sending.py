@@ -1,5 +1,6 @@
 """Sends spans to an OpenTelemetry collector, over OTLP/gRPC. Imported only where there is one."""
 
+import logging
 import os
 import socket
 import threading
@@ -16,6 +17,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from urlshortener.telemetry.logs import LOG
 from urlshortener.telemetry.metrics import SPANS_LOST, SPANS_SENT
 from urlshortener.telemetry.traces import trace_with
+
+# What the exporters complain of is counted here, and said once a minute.
+logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 _MOST_WAITING = 8192  # spans; those above are lost, and counted
 _MOST_OF_A_MESSAGE = 512
