@@ -27,6 +27,7 @@ QUESTIONS = (
     "all_in_one",
     "naively",
 )
+LONG_QUESTIONS = ("size",)  # asked only by their names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +76,8 @@ def _answer(name: str, effort: Effort, shared: Shared) -> Answer:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="How fast, measured beside nginx.")
-    parser.add_argument("questions", nargs="*", choices=[*QUESTIONS, []], metavar="QUESTION", help=", ".join(QUESTIONS))
+    names = (*QUESTIONS, *LONG_QUESTIONS)
+    parser.add_argument("questions", nargs="*", choices=[*names, []], metavar="QUESTION", help=", ".join(names))
     parser.add_argument("--smoke", action="store_true", help="seconds, to see that it works; figures mean nothing")
     parser.add_argument("--thorough", action="store_true", help="longer and more often")
     parser.add_argument("--keep", action="store_true", help="write results.json and docs/performance.md anew")

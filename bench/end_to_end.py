@@ -1,8 +1,8 @@
 """The whole road on two cores: how many redirects a second, with every event counted; and how old is one by then?
 
 Both services, PostgreSQL, RabbitMQ, Redis and the load share the two cores, as the system likes. Visitors come on
-time (open loop, 64 connections). A rate is kept if none was turned away, and every event was counted within 5 s of
-the last visitor.
+time (open loop, 64 connections). A rate is kept if none was turned away or kept waiting, and every event was counted
+within 5 s of the last visitor. The first rate that is tried is near what a closed loop gives.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from bench.harness.system import Lost, Service
 TITLE = "End to end on two cores"
 
 _BOTH = (cores.SERVICE, cores.LOAD)
-_RATES = (10_000, 15_000, 20_000, 25_000, 30_000)
 _SLOW_RATE = 5_000
+_RATES = (4_000, 6_000, 8_000, 10_000, 12_500, 15_000, 17_500, 20_000, 25_000, 30_000)
 _LATE_SECONDS = 5.0
-_LENGTH = 5  # times as long as other loads
+_LONG_SECONDS = 60
 
 
 def ask(run: Run) -> None:
@@ -27,31 +27,40 @@ def ask(run: Run) -> None:
     service = shortener.started(run, fresh, traffic.CODES, on=_BOTH)
     analytics = run.start(Service("analytics", fresh.settings), *_BOTH, what="analytics-service")
     run.ran("the open-loop tool, 64 connections", *_BOTH)
-    visitors = _ages(run, service, analytics)
-    kept, late, before = 0.0, 0.0, visitors
-    for rate in run.some(_RATES):
-        run.say(f"{rate:,} a second")
-        waits = _visit(run, service, rate, run.effort.seconds * _LENGTH)
-        before += waits.redirected
-        seconds = seconds_until_counted(analytics, before, within_seconds=180)
-        if waits.errors or waits.took_seconds > 1.02 * run.effort.seconds * _LENGTH or seconds > _LATE_SECONDS:
+    _ages(run, service, analytics)
+    rates = [rate for rate in run.some(_RATES) if rate < 1.2 * _most(run, service, analytics)] or _RATES[:1]
+    seconds = max(1, _LONG_SECONDS * run.effort.share)
+    for rate in reversed(rates):  # from the fastest that might do
+        run.say(f"{rate:,} a second, {seconds:.0f} s")
+        waits = _visit(run, service, rate, seconds)
+        late = seconds_until_counted(analytics, service.redirected, within_seconds=180)
+        if not waits.errors and waits.took_seconds < 1.01 * seconds + 0.2 and late <= _LATE_SECONDS:
             break
-        kept, late = rate, seconds
-    run.figure("redirects, all counted within 5 s of the end", "1/s", [kept], goal=Goal(20_000, 30_000))
+    else:
+        rate = 0
+    name = f"redirects, {seconds:.0f} s long, all counted within 5 s of the end"
+    run.figure(name, "1/s", [rate], goal=Goal(20_000, 30_000))
     run.figure("until all were counted", "s", [late])
-    found = total(analytics.urls[0])
-    run.check(f"{service.redirected:,} redirects, {found:,} counted", holds=service.redirected == found == before)
+    found, redirected = total(analytics.urls[0]), service.redirected
+    run.check(f"{redirected:,} redirects, {found:,} counted", holds=redirected == found)
 
 
-def _ages(run: Run, service: Service, analytics: Service) -> int:
-    """How old events are when they are counted, while 5,000 a second come; how many came."""
+def _most(run: Run, service: Service, analytics: Service) -> float:
+    """What is answered and counted in a closed loop, the time to count the rest included."""
+    before = service.redirected
+    load = run.load(service.urls[0], run.requests(), seconds=2 * run.effort.seconds)
+    late = seconds_until_counted(analytics, service.redirected, within_seconds=180)
+    return (service.redirected - before) / (load.seconds + late)
+
+
+def _ages(run: Run, service: Service, analytics: Service) -> None:
+    """How old events are when they are counted, while 5,000 a second come."""
     before = analytics.metrics()
-    waits = _visit(run, service, _SLOW_RATE, run.effort.seconds * _LENGTH)
-    seconds_until_counted(analytics, waits.redirected, within_seconds=60)
+    _visit(run, service, _SLOW_RATE, 5 * run.effort.seconds)
+    seconds_until_counted(analytics, service.redirected, within_seconds=60)
     age = 1000 * _p99(before, analytics.metrics())
     name = f"age of an event when it is counted: p99, at {_SLOW_RATE:,} redirects/s"
     run.figure(name, "ms", [age], goal=Goal(1000, 250, less_is_better=True), scales=False)
-    return waits.redirected
 
 
 def _visit(run: Run, service: Service, rate: float, seconds: float) -> open_loop.Waits:

@@ -40,7 +40,7 @@ class Effort:
 
 
 SMOKE = Effort("smoke", 1, 1, 0, share=0.01)  # to see that the harness works: its figures mean nothing
-USUAL = Effort("usual", 4, 3, 1)
+USUAL = Effort("usual", 3, 3, 1)
 THOROUGH = Effort("thorough", 10, 5, 3)
 
 

@@ -1,0 +1,84 @@
+"""Do lookups, creates and pages slow down between a hundred thousand links and ten million, in either database?
+
+Takes some ten minutes and ten gigabytes, most of it for making the links; so it is asked only by its name.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from bench.harness import cores, links
+from bench.harness.results import Goal
+from bench.harness.run import Run
+from bench.harness.sizes import milliseconds
+from urlshortener.links import postgresql, sqlite
+from urlshortener.links.store import LinkStore
+
+TITLE = "Ten million links in a database"
+
+_FEW, _MANY = 100_000, 10_000_000
+
+
+def ask(run: Run) -> None:
+    few, many = run.so_many(_FEW), run.so_many(_MANY)
+    run.ran("the store of links, called directly", cores.SERVICE)
+    _on_postgresql(run, few, many)
+    with tempfile.TemporaryDirectory(prefix="urlshortener-bench-") as folder:
+        _on_sqlite(run, Path(folder) / "links.db", few, many)
+
+
+def _on_postgresql(run: Run, few: int, many: int) -> None:
+    server = run.postgresql()
+    database = server.fresh_database()
+    servers = postgresql.Servers(((server.host, server.port),), server.user, server.password, database)
+    asyncio.run(postgresql.migrate(servers))
+
+    def fill(first: int, count: int) -> None:
+        links.fill_postgresql(server, database, count, first)
+
+    _compare(run, "PostgreSQL", connect=lambda: postgresql.open_store(servers), fill=fill, few=few, many=many)
+    size = server.run_sql("SELECT pg_total_relation_size('links')", database=database)
+    run.figure(f"PostgreSQL: disk for a link, of {many:,}", "bytes", [int(size) / many])
+
+
+def _on_sqlite(run: Run, path: Path, few: int, many: int) -> None:
+    asyncio.run(sqlite.migrate(path))
+
+    def fill(first: int, count: int) -> None:
+        links.fill_sqlite(path, count, first)
+
+    _compare(run, "SQLite", connect=lambda: sqlite.open_store(path), fill=fill, few=few, many=many)
+    run.figure(f"SQLite: disk for a link, of {many:,}", "bytes", [path.stat().st_size / many])
+
+
+def _compare(
+    run: Run, name: str, *, connect: Callable[[], LinkStore], fill: Callable[[int, int], None], few: int, many: int
+) -> None:
+    fill(1, few)
+    before = _measured(connect, few)
+    run.say(f"{name}: makes {many:,} links")
+    fill(few + 1, many - few)
+    after = _measured(connect, many)
+    for what, took in after.items():
+        run.figure(
+            f"{name}: {what}, among {many:,}",
+            "ms",
+            [took],
+            beside=[before[what]],
+            beside_name=f"among {few:,}",
+            goal=Goal(1.5, 1.2, less_is_better=True),
+        )
+
+
+def _measured(connect: Callable[[], LinkStore], count: int) -> Mapping[str, float]:
+    async def measure() -> Mapping[str, float]:
+        store = connect()
+        try:
+            await milliseconds(store, count, times=20)  # warm
+            return await milliseconds(store, count)
+        finally:
+            await store.close()
+
+    with cores.on(cores.SERVICE):
+        return asyncio.run(measure())
