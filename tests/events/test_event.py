@@ -4,11 +4,12 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from urlshortener.events.event import AccessEvent, EventId, NotAnEvent, decode, encode
+from urlshortener.events.event import AccessEvent, EventId, NotAnEvent, Plain, decode, encode, encode_plain
 from urlshortener.events.spool import Spool
 from urlshortener.events.visitor import Visitors
 
@@ -30,6 +31,25 @@ def test_what_was_written_is_read(user_agent: str | None, referer: str | None, s
     (event,) = decode(body)
     assert event == AccessEvent(EventId("epoch-1", seq), "cat", _AT, user_agent, "192.0.2.0", referer, "9f2c", request)
     assert decode(b"[" + body + b"," + body + b"]") == [event, event]
+
+
+@given(
+    header=st.none() | st.text(st.characters(max_codepoint=255), min_size=1, max_size=100),
+    seq=st.integers(0, 2**48 - 1),
+    request=st.none() | st.just("r1"),
+    microsecond=st.sampled_from([0, 1, 100, 999_999]),
+)
+def test_what_is_written_plainly_is_what_is_written(
+    header: str | None, seq: int, request: str | None, microsecond: int
+) -> None:
+    at = _AT.replace(microsecond=microsecond)
+    as_json = msgspec.json.encode(header)
+    more = b"" if request is None else b',"request_id":"r1"'
+    plain = Plain(b"cat", as_json, b'"192.0.2.0"', as_json, b"9f2c", more)
+    assert encode_plain("epoch-1", seq, "019-", at, [plain, plain]) == [
+        encode("epoch-1", n, f"019-{n % 2**32:08x}", "cat", at, header, "192.0.2.0", header, "9f2c", request)
+        for n in (seq, seq + 1)
+    ]
 
 
 def test_header_bytes_that_are_no_text_are_written_all_the_same() -> None:

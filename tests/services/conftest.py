@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import msgspec
 import pytest
 from starlette.types import ASGIApp
 
-from urlshortener.events.event import AccessEvent
+from urlshortener.events.event import AccessEvent, Plain
 from urlshortener.events.spool import Spool
 from urlshortener.events.visitor import Visitors
 from urlshortener.links import sqlite
@@ -64,6 +65,19 @@ class ToldSpool:
 
     def append(self, *access: Any) -> asyncio.Future[None]:
         self.appended.append(Appended(*access))
+        return self._future()
+
+    def append_plain(self, at: datetime, accesses: Sequence[Plain]) -> asyncio.Future[None]:
+        for access in accesses:
+            ip_address, user_agent, referer = map(
+                msgspec.json.decode, (access.ip_address, access.user_agent, access.referer)
+            )
+            self.appended.append(
+                Appended(access.code.decode(), at, user_agent, ip_address, referer, access.visitor.decode())
+            )
+        return self._future()
+
+    def _future(self) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
         self.futures.append(future)
         if not self.is_slow:

@@ -27,14 +27,18 @@ class Visitors:
 
     def visitor(self, full: str | None, user_agent: str | None, at: datetime) -> str:
         """The visitor of that UTC day, as 24 hexadecimal digits. `at` is in UTC."""
+        keyed = self.keyed(at).copy()
+        keyed.update(f"{full or ''}\0{user_agent or ''}".encode("utf-8", "surrogatepass"))
+        return keyed.hexdigest()
+
+    def keyed(self, at: datetime) -> blake2b:
+        """The hash with that day's key in it: to be copied, and fed with address, a zero byte and user agent."""
         day = at.date()
         if day != self._day:
             key = blake2b(day.isoformat().encode(), key=self._secret, digest_size=_KEY_BYTES).digest()
             self._of_the_day = blake2b(key=key, digest_size=_VISITOR_BYTES)
             self._day = day
-        keyed = self._of_the_day.copy()
-        keyed.update(f"{full or ''}\0{user_agent or ''}".encode("utf-8", "surrogatepass"))
-        return keyed.hexdigest()
+        return self._of_the_day
 
 
 def _parsed(full: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -28,15 +28,18 @@ class Proxies:
         self._trusted = tuple(trusted)
 
     def client(self, scope: Scope) -> str | None:
-        """The visitor's address: X-Forwarded-For from the right, as far as it was written by those we trust.
+        """The visitor's address."""
+        return self.address(_peer(scope), header(scope, b"x-forwarded-for"))
+
+    def address(self, peer: str | None, forwarded_for: str) -> str | None:
+        """X-Forwarded-For from the right, as far as it was written by those we trust.
 
         Whatever stands further left anyone may have written, so it is never looked at.
         """
-        peer = scope.get("client")
-        address = _parsed(peer[0]) if peer else None
+        address = _parsed(peer or "")
         if address is None or not self._trusted:
             return None if address is None else str(address)
-        for part in reversed(header(scope, b"x-forwarded-for").split(",")):
+        for part in reversed(forwarded_for.split(",")):
             before = _parsed(part.strip()) if self._trusts(address) else None
             if before is None:
                 break
@@ -45,8 +48,11 @@ class Proxies:
 
     def sent(self, scope: Scope) -> bool:
         """Whether the request comes straight from one of them."""
-        peer = scope.get("client")
-        address = _parsed(peer[0]) if peer else None
+        return self.are(_peer(scope))
+
+    def are(self, peer: str | None) -> bool:
+        """Whether this is the address of one of them."""
+        address = _parsed(peer or "")
         return address is not None and self._trusts(address)
 
     def request_id(self, scope: Scope, name: bytes) -> str | None:
@@ -83,6 +89,11 @@ def first_header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return str(value, "latin-1")
     return None
+
+
+def _peer(scope: Scope) -> str | None:
+    peer = scope.get("client")
+    return peer[0] if peer else None
 
 
 def _last(values: str) -> str:

@@ -30,14 +30,16 @@ from urlshortener.services.access_log import Logged
 from urlshortener.services.analytics import analytics_app
 from urlshortener.services.caller import Proxies
 from urlshortener.services.counting import Counting
+from urlshortener.services.fast_redirect import FastRedirects
 from urlshortener.services.http import Readiness, ops_app
+from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.runner import Door, listen, serve
 from urlshortener.services.shortener import shortener_app
 from urlshortener.services.supervisor import Supervisor
 from urlshortener.services.worker import Inherited, reporting
 from urlshortener.settings import Settings
 from urlshortener.stats.store import StatsStore
-from urlshortener.telemetry import LOG, LOOP_DELAY_SECONDS, Sampling, set_up_logs
+from urlshortener.telemetry import LOG, LOOP_DELAY_SECONDS, Sampling, Watching, set_up_logs
 
 if TYPE_CHECKING:
     from urlshortener.telemetry.sending_metrics import MetricSender
@@ -138,10 +140,11 @@ class _Process:
         if settings.events_url.scheme == "amqp":
             self._publisher = backends.open_publisher(settings, self._spool)
             self.readiness.words["broker"] = lambda: _word(self._publisher.is_connected)
+        visitors = Visitors(visitor_secret, settings.keep_full_address)
         app = shortener_app(
             self._directory,
             self._spool,
-            Visitors(visitor_secret, settings.keep_full_address),
+            visitors,
             self.readiness,
             now=_now,
             public_url=settings.public_url,
@@ -150,7 +153,25 @@ class _Process:
             referrer_policy=settings.referrer_policy,
             request_id_header=settings.request_id_header,
         )
-        self._open("shortener-service", app, "shortener")
+        redirects = FastRedirects(
+            self._directory,
+            self._spool,
+            visitors,
+            Proxies(settings.trusted_proxies),
+            referrer_policy=settings.referrer_policy,
+            request_id_header=settings.request_id_header,
+            service_name="shortener-service",
+            now=_now,
+            watched=self._watched(),
+        )
+        self._open("shortener-service", app, "shortener", redirects.connection)
+
+    def _watched(self) -> Watching | None:
+        """Which redirects are looked at more closely, if any are."""
+        settings = self._settings
+        if settings.otel_exporter_otlp_endpoint:
+            return Watching(self._traces, self._access_log)
+        return Watching(None, self._access_log) if settings.access_log else None
 
     def add_analytics(self) -> None:
         settings = self._settings
@@ -174,23 +195,22 @@ class _Process:
         )
         self._open("analytics-service", app, "analytics")
 
-    def _open(self, service_name: str, app: Any, name: str) -> None:
+    def _open(
+        self, service_name: str, app: Any, name: str, protocol: Callable[..., LimitedProtocol] = LimitedProtocol
+    ) -> None:
         host = self._settings.host
         if self._settings.access_log:
             app = Logged(app, service_name, self._access_log)
         if self._settings.otel_exporter_otlp_endpoint:
             app = _traced(app, self._settings, self._traces)
         if self._inherited is not None:
-            self.doors.append(Door(socket.socket(fileno=self._inherited.door), app))
+            self.doors.append(Door(socket.socket(fileno=self._inherited.door), app, protocol))
             return
-        for suffix, application, stays in (
-            ("port", app, False),
-            ("ops_port", ops_app(service_name, self.readiness), True),
-        ):
-            setting = f"{name}_{suffix}"
-            self.doors.append(
-                Door(listen(host, getattr(self._settings, setting), setting.upper()), application, stays_open=stays)
-            )
+        port, ops_port = (getattr(self._settings, f"{name}_{suffix}") for suffix in ("port", "ops_port"))
+        door = listen(host, port, f"{name}_port".upper())
+        ops_door = listen(host, ops_port, f"{name}_ops_port".upper())
+        self.doors.append(Door(door, app, protocol))
+        self.doors.append(Door(ops_door, ops_app(service_name, self.readiness), stays_open=True))
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[Sequence[asyncio.Task[Any]]]:

@@ -5,6 +5,7 @@ HTTP is answered as problem+json, as everything is.
 """
 
 import asyncio
+import math
 from typing import Any
 
 import httptools
@@ -16,33 +17,70 @@ _MOST_HEAD_BYTES = 16 * 1024
 _MOST_REQUEST_BYTES = 5 * 1024 * 1024  # the largest body that a route takes, and what is in front of it
 _HEAD_SECONDS = 5
 _BODY_SECONDS = 10
+_SWEEP_SECONDS = 0.5
+
+
+class Sweeper:
+    """Looks at all connections of a door twice a second, and tells those whose time is over.
+
+    A timer for each request would cost more than following a link does.
+    """
+
+    def __init__(self) -> None:
+        self._connections: set[LimitedProtocol] = set()
+        self._next: asyncio.TimerHandle | None = None
+        self.now = 0.0
+        """The loop's time when it last looked: near enough to say since when a connection is idle."""
+
+    def add(self, connection: "LimitedProtocol") -> None:
+        self._connections.add(connection)
+        if self._next is None:
+            self._wait(connection.loop)
+
+    def discard(self, connection: "LimitedProtocol") -> None:
+        self._connections.discard(connection)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = loop.time()
+        self._next = loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._next = None
+        now = loop.time()
+        for connection in [connection for connection in self._connections if connection.due_at <= now]:
+            connection.overdue()
+        if self._connections:
+            self._wait(loop)
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection.
 
-    A head is counted while it arrives, and measured when it is complete. One timer runs from a request's first byte to
-    its last; it is set once for most requests, so that limits cost next to nothing.
+    A head is counted while it arrives, and measured when it is complete. `due_at` is when the connection's patience
+    ends: with a request that arrives, or with a client who asks nothing any more.
 
     **Upgrades are declined.** The parser drops the body of a request that asks for another protocol, as clients that
     would rather speak HTTP/2 do (Java's) in their first one. So such a request is parsed again without its `Upgrade`,
     and is the last on its connection.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sweeper: Sweeper, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.sweeper = sweeper
+        self.due_at = math.inf
         self._in_head = True  # a new connection owes us a head
         self._bytes = 0  # of the request that is arriving
-        self._timer: asyncio.TimerHandle | None = None
+        self._has_more_time = False  # than a head gets: it is a body that arrives
         self._declines_upgrade = False
         self._is_over = False  # what still comes is not looked at
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._timer = self.loop.call_later(self.timeout_keep_alive, transport.close)  # if it never asks for anything
+        self.sweeper.add(self)
+        self._is_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self.sweeper.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -58,7 +96,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(413, "BODY_TOO_LARGE", "The request's body is larger than any that is taken here.")
 
     def _parse(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -102,22 +139,45 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_over or self.parser.should_upgrade():
             return
         super().on_message_complete()
-        self._stop_timer()
+        if not self.cycle.response_complete:
+            self.due_at = math.inf
+        else:
+            self._is_idle()
         self._in_head = True
         self._bytes = 0
+
+    def on_response_complete(self) -> None:
+        """As in uvicorn, without its timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._bytes:
+            self._is_idle()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "MALFORMED_REQUEST", "This is not an HTTP/1.1 request.")
 
-    def _begin(self) -> None:
-        self._stop_timer()
-        self._timer = self.loop.call_later(_HEAD_SECONDS, self._head_is_due)
+    def _is_idle(self) -> None:
+        self.due_at = self.sweeper.now + self.timeout_keep_alive
 
-    def _head_is_due(self) -> None:
-        if self._in_head:
+    def _begin(self) -> None:
+        self._has_more_time = False
+        self.due_at = self.loop.time() + _HEAD_SECONDS
+
+    def overdue(self) -> None:
+        """The connection's time is over."""
+        if not self._bytes:
+            self.transport.close()
+        elif self._in_head:
             self._refuse(408, "REQUEST_TIMEOUT", f"The request's headers did not arrive within {_HEAD_SECONDS} s.")
+        elif not self._has_more_time:
+            self._has_more_time = True
+            self.due_at += _BODY_SECONDS
         else:
-            self._timer = self.loop.call_later(_BODY_SECONDS, self._body_is_due)
+            self._body_is_due()
 
     def _body_is_due(self) -> None:
         if self.cycle.response_complete:
@@ -128,17 +188,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse_large_head(self) -> None:
         self._refuse(431, "HEADERS_TOO_LARGE", "The request's headers are larger than 16 KiB.")
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer and close: from here on nothing on this connection can be understood."""
         if self._is_over or self.transport.is_closing():
             return
         self._is_over = True
-        self._stop_timer()
+        self.due_at = math.inf
         if self.cycle is not None and not self.cycle.response_complete:
             if not self.cycle.more_body:  # what is wrong comes behind requests that are owed their answers
                 self.cycle.keep_alive = False

@@ -14,10 +14,11 @@ did not finish.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,7 +28,7 @@ import uvicorn
 
 from urlshortener.errors import WrongSetting
 from urlshortener.services.http import Readiness
-from urlshortener.services.protocol import LimitedProtocol
+from urlshortener.services.protocol import LimitedProtocol, Sweeper
 from urlshortener.telemetry import LOG
 
 _BACKLOG = 2048
@@ -41,6 +42,7 @@ class Door:
 
     socket: socket.socket
     app: Any
+    protocol: Callable[..., LimitedProtocol] = LimitedProtocol
     stays_open: bool = False
 
     @property
@@ -72,7 +74,7 @@ def _server(door: Door) -> _Server:
     config = uvicorn.Config(
         door.app,
         interface="asgi3",
-        http=LimitedProtocol,
+        http=functools.partial(door.protocol, sweeper=Sweeper()),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,

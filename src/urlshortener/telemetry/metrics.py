@@ -28,6 +28,15 @@ def unit_of(name: str) -> str:
     return next((unit for unit in ("seconds", "bytes") if unit in name.split("_")), "")
 
 
+def observe_many(histogram: Histogram, value: float, times: int) -> None:
+    """`times` observations of the same value, for the price of one."""
+    for place, bound in enumerate(histogram._upper_bounds):
+        if value <= bound:
+            histogram._buckets[place].inc(times)
+            break
+    histogram._sum.inc(value * times)
+
+
 # doors
 REQUESTS = _counter("http_requests_total", "Requests answered.", "service", "route", "method", "status")
 REQUEST_SECONDS = _histogram("http_request_duration_seconds", "Time to answer a request.", "service", "route")
@@ -38,6 +47,7 @@ WORKERS_REPLACED = _counter("workers_replaced_total", "Worker processes that end
 
 # links
 REDIRECTS = _counter("redirects_total", "Redirects by how they ended: found, gone, unknown, unavailable.", "outcome")
+FAST_REDIRECTS = _counter("redirects_fast_total", "Redirects that took the fast way, without any framework.")
 CACHE_LOOKUPS = _counter(
     "link_cache_lookups_total", "Lookups of links by what the cache held: fresh, expired, absent.", "held"
 )
