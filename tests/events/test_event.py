@@ -45,7 +45,7 @@ def test_what_is_written_plainly_is_what_is_written(
     at = _AT.replace(microsecond=microsecond)
     as_json = msgspec.json.encode(header)
     more = b"" if request is None else b',"request_id":"r1"'
-    plain = Plain(b"cat", as_json, b'"192.0.2.0"', as_json, b"9f2c", more)
+    plain: Plain = (b"cat", as_json, b'"192.0.2.0"', as_json, b"9f2c", more)
     assert encode_plain("epoch-1", seq, "019-", at, [plain, plain]) == [
         encode("epoch-1", n, f"019-{n % 2**32:08x}", "cat", at, header, "192.0.2.0", header, "9f2c", request)
         for n in (seq, seq + 1)

@@ -68,13 +68,9 @@ class ToldSpool:
         return self._future()
 
     def append_plain(self, at: datetime, accesses: Sequence[Plain]) -> asyncio.Future[None]:
-        for access in accesses:
-            ip_address, user_agent, referer = map(
-                msgspec.json.decode, (access.ip_address, access.user_agent, access.referer)
-            )
-            self.appended.append(
-                Appended(access.code.decode(), at, user_agent, ip_address, referer, access.visitor.decode())
-            )
+        for code, user_agent, ip_address, referer, visitor, _ in accesses:
+            agent, address, source = map(msgspec.json.decode, (user_agent, ip_address, referer))
+            self.appended.append(Appended(code.decode(), at, agent, address, source, visitor.decode()))
         return self._future()
 
     def _future(self) -> asyncio.Future[None]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, NamedTuple
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -128,20 +128,9 @@ def _readable(header: str | None) -> str | None:
     return header and header.encode("utf-8", "replace").decode()
 
 
-class Plain(NamedTuple):
-    """An access in pieces that are written already, for whoever has no time for objects.
-
-    `user_agent`, `ip_address` and `referer` are JSON values (`"…"` or `null`); `more` is what follows the number, if
-    anything: `,"request_id":"…"`.
-    """
-
-    code: bytes
-    user_agent: bytes
-    ip_address: bytes
-    referer: bytes
-    visitor: bytes
-    more: bytes = b""
-
+# An access in pieces that are written already, for whoever has no time for objects: code, user agent, IP address and
+# referer (as JSON: "…" or null), visitor, and what follows the number, if anything (,"request_id":"…").
+Plain: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 
 _PLAIN = (
     b'{"event_id":"%b%08x","code":"%b","accessed_at":%b,"user_agent":%b,"ip_address":%b,"referer":%b,"visitor":"%b",'

@@ -118,10 +118,11 @@ class FastRedirects:
         turn = self._turn or self._begin_turn()
         asked: list[_Asked] = []
         for head in heads:
-            target = self._live_target(head.code, turn.microseconds)
-            if target is None or (self._watched is not None and self._watched(head.traceparent)):
+            code, _, _, forwarded_for, traceparent, _ = head
+            target = self._live_target(code, turn.microseconds)
+            if target is None or (self._watched is not None and self._watched(traceparent)):
                 return False
-            caller = connection.caller or self._caller(connection.peer, head.forwarded_for)
+            caller = connection.caller or self._caller(connection.peer, forwarded_for)
             asked.append((connection, target, caller, head, data))
         self._asked += asked
         connection.owed = len(asked)
@@ -141,13 +142,13 @@ class FastRedirects:
             return
         began = time.perf_counter()
         keyed = self._visitors.keyed(turn.at)
-        accesses = []
+        accesses: list[Plain] = []
         for _, _, (address, shown), (code, agent, referer, _, _, request_id), _ in asked:
             user_agent, text = _said(agent)
             visitor = keyed.copy()
             visitor.update(b"%b\0%b" % (address, text))
             more = b',"request_id":"%b"' % request_id if request_id else b""
-            accesses.append(Plain(code, user_agent, shown, _said(referer)[0], visitor.hexdigest().encode(), more))
+            accesses.append((code, user_agent, shown, _said(referer)[0], visitor.hexdigest().encode(), more))
         written = self._spool.append_plain(turn.at, accesses)
         written.add_done_callback(lambda written: self._release(asked, began, written.exception()))
 
