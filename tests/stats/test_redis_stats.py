@@ -224,7 +224,7 @@ async def test_a_server_that_lost_the_library_gets_it_again(opened: Open, own_re
 
 
 GOOD_ROW = [1, 7, "cat", 1, 0, "", ""]
-LIMITS = 86400, 600, 1000
+REST = 86400, 600, 1000, []  # the limits, and how far epochs have come
 
 
 @pytest.mark.parametrize(
@@ -233,19 +233,21 @@ LIMITS = 86400, 600, 1000
         "no batch",
         [["epoch"], GOOD_ROW],
         [["epoch"], GOOD_ROW, 86400, 600],
-        [["epoch"], GOOD_ROW, 86400, 600, -1],
-        [["epoch"], GOOD_ROW[:-1], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 2, 8, "cat", 1, 0, "", ""], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 1, -1, "cat", 1, 0, "", ""], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 1, 2**48, "cat", 1, 0, "", ""], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 1, 8, "", 1, 0, "", ""], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", "now", 0, "", ""], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1.5, 0, "", ""], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 2, "", ""], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 0, 5, ""], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 0, "", 5], *LIMITS],
-        [["epoch"], [*GOOD_ROW, 0, "", "cat", 1, 0, "", ""], *LIMITS],
-        [[""], GOOD_ROW, *LIMITS],
+        [["epoch"], GOOD_ROW, 86400, 600, -1, []],
+        [["epoch"], GOOD_ROW, 86400, 600, 1000],
+        [["epoch"], GOOD_ROW, 86400, 600, 1000, ["far"]],
+        [["epoch"], GOOD_ROW[:-1], *REST],
+        [["epoch"], [*GOOD_ROW, 2, 8, "cat", 1, 0, "", ""], *REST],
+        [["epoch"], [*GOOD_ROW, 1, -1, "cat", 1, 0, "", ""], *REST],
+        [["epoch"], [*GOOD_ROW, 1, 2**48, "cat", 1, 0, "", ""], *REST],
+        [["epoch"], [*GOOD_ROW, 1, 8, "", 1, 0, "", ""], *REST],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", "now", 0, "", ""], *REST],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1.5, 0, "", ""], *REST],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 2, "", ""], *REST],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 0, 5, ""], *REST],
+        [["epoch"], [*GOOD_ROW, 1, 8, "cat", 1, 0, "", 5], *REST],
+        [["epoch"], [*GOOD_ROW, 0, "", "cat", 1, 0, "", ""], *REST],
+        [[""], GOOD_ROW, *REST],
     ],
 )
 async def test_a_batch_that_cannot_be_read_leaves_nothing_behind(
@@ -259,7 +261,7 @@ async def test_a_batch_that_cannot_be_read_leaves_nothing_behind(
         with pytest.raises(StoreUnavailable):
             await connection.read(("FCALL", "shortener_count_v2", 0, packed))
         assert await connection.read(("DBSIZE",)) == [1], "the beat alone"
-        good = msgspec.msgpack.encode([["epoch"], GOOD_ROW, *LIMITS])
+        good = msgspec.msgpack.encode([["epoch"], GOOD_ROW, *REST])
         assert await connection.read(("FCALL", "shortener_count_v2", 0, good)) == [[1, 0, 0, 0]]
     finally:
         await connection.close()
