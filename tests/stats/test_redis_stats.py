@@ -224,7 +224,7 @@ async def test_a_server_that_lost_the_library_gets_it_again(opened: Open, own_re
 
 
 GOOD_ROW = [1, 7, "cat", 1, 0, "", ""]
-REST = 86400, 600, 1000, []  # the limits, and how far epochs have come
+REST: tuple[object, ...] = (86400, 600, 1000, [])  # the limits, and how far epochs have come
 
 
 @pytest.mark.parametrize(
