@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="how long `cluster` stays up at most")
     parser.add_argument("--seed", type=int, default=4, help="what decides who is struck and in which order")
     parser.add_argument("--anew", action="store_true", help="forget the results of a drill that was not finished")
+    parser.add_argument("--only", default="", metavar="WORDS", help="the steps whose faults have these words in them")
     parser.add_argument("--rate", type=float, default=500, help="redirects a second")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended on the way out
@@ -32,7 +33,7 @@ def main() -> int:
             folders = [folder for name in PROGRAMMES if (folder := FOLDER / f"{name}-{arguments.seed}").is_dir()]
             return _write(folders[0], page=what == "page") if folders else 1
         case name:
-            return _drill(name, arguments.seed, arguments.rate, anew=arguments.anew)
+            return _drill(name, arguments.seed, arguments.rate, arguments.only, anew=arguments.anew)
 
 
 def _cluster(minutes: float) -> int:
@@ -48,13 +49,17 @@ def _cluster(minutes: float) -> int:
     return 0
 
 
-def _drill(name: str, seed: int, rate: float, *, anew: bool) -> int:
+def _drill(name: str, seed: int, rate: float, only: str, *, anew: bool) -> int:
     folder = FOLDER / f"{name}-{seed}"
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
-    drill = Drill(folder, PROGRAMMES[name](seed), seed, _Progress(), rate)
+    steps = PROGRAMMES[name](seed)
+    if not any(only in step.words for step in steps):
+        print(f"no step of {name!r} has the words {only!r}")
+        return 2
+    drill = Drill(folder, steps, seed, _Progress(), rate)
     try:
-        has_passed = drill.run()
+        has_passed = drill.run(only)
     except KeyboardInterrupt:
         print(f"\nstopped; the same command goes on from here. What is done: {folder}")
         return 130

@@ -441,7 +441,8 @@ def service_settings() -> dict[str, str]:
         "STATS_URL": f"redis+sentinel://{','.join(f'{node}:26379' for node in NODES)}/{MASTER_NAME}/0",
         "STATS_PASSWORD": PASSWORD,
         "VISITOR_SECRET": PASSWORD,
-        "TRUSTED_PROXIES": "127.0.1.0/24",
+        # Whoever connects on loopback comes from 127.0.0.1, unless it chose an address of its own.
+        "TRUSTED_PROXIES": "127.0.0.0/8",
     }
 
 
