@@ -1,7 +1,7 @@
 # `make` alone lists what you can do.
 
 BIN := .venv/bin
-SCRIPTS := scripts/setup scripts/collector scripts/try-image scripts/go-programs .ci/run k8s/helm/install-operators.sh k8s/seal.sh
+SCRIPTS := scripts/setup scripts/go-at-least scripts/collector scripts/try-image scripts/go-programs .ci/run k8s/helm/install-operators.sh k8s/seal.sh
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --no-emit-index-url
 
 .DEFAULT_GOAL := help

@@ -1,35 +1,24 @@
 """The OpenTelemetry Collector with the configuration of the manifests, built by scripts/collector."""
 
-import subprocess
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml  # type: ignore[import-untyped]
 
+from tests.backends.go_programs import built
 from tests.backends.ports import free_port
-from tests.backends.server import Server, ServerMissing
+from tests.backends.server import Server
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = ROOT / "k8s" / "backing" / "tracing" / "collector-config.yaml"
 MANIFEST = ROOT / "tests" / "backends" / "collector.yaml"
 
 
-class CollectorMissing(ServerMissing):
-    def __init__(self) -> None:
-        Exception.__init__(self, "scripts/collector   (which needs Go)")
-
-
-@cache
 def binary() -> Path:
-    """The collector, where scripts/collector has put it; it is not built by a test, which would wait for minutes."""
-    command = [str(ROOT / "scripts" / "collector"), "--only-if-built"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise CollectorMissing
-    return Path(done.stdout.strip())
+    """The collector, where scripts/collector has put it."""
+    return built("collector", "collector")
 
 
 class Collector(Server):

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from tests.backends.go_programs import built
 from tests.backends.ports import free_port
 from tests.backends.redis import Redis
 from tests.backends.server import Server, ServerMissing
 from tests.conftest import installed
-from tests.housekeeping.go_programs import built
 from tests.housekeeping.k8s_cluster import Cluster
 from tests.housekeeping.k8s_facts import images
 from tests.housekeeping.k8s_tables import CHECKOUT

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tests.housekeeping.go_programs import built
+from tests.backends.go_programs import built
 from tests.housekeeping.k8s_cluster import objects_of
 from tests.housekeeping.k8s_schemas import faults_of_custom, folder_of_schemas
 from tests.housekeeping.k8s_secrets import keys_of_templates

@@ -11,7 +11,6 @@ import yaml  # type: ignore[import-untyped]
 
 from tests.backends.collector import CONFIG, MANIFEST, Collector, binary
 from tests.backends.otlp import OtlpReceiver
-from tests.backends.server import ServerMissing
 from tests.backends.waiting import wait_until
 from tests.journeys.systems import System, all_in_one
 from tests.journeys.test_the_road import made
@@ -19,16 +18,6 @@ from tests.journeys.test_the_road import made
 _CLICKS_PER_SECOND = 100
 _LOAD_SECONDS = 5.0
 _AWAY_SECONDS = (1.0, 3.0)
-
-
-def _built() -> bool:
-    try:
-        return binary().exists()
-    except ServerMissing:
-        return False
-
-
-needs_collector = pytest.mark.skipif(not _built(), reason="needs the collector: scripts/collector")
 
 
 def test_what_is_built_has_the_components_that_the_configuration_names() -> None:
@@ -39,7 +28,6 @@ def test_what_is_built_has_the_components_that_the_configuration_names() -> None
             assert f"/{name.partition('/')[0].replace('_', '')}{kind[:-1]} " in built
 
 
-@needs_collector
 def test_the_collector_takes_the_configuration_of_the_manifests() -> None:
     done = subprocess.run([binary(), "validate", f"--config={CONFIG}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -68,7 +56,6 @@ def system(collector: Collector) -> Iterator[System]:
         system.close()
 
 
-@needs_collector
 def test_no_span_is_missing_after_the_receiver_was_away_under_load(
     receiver: OtlpReceiver, collector: Collector, system: System
 ) -> None:
