@@ -11,7 +11,16 @@ from tests.housekeeping.k8s_facts import postgresql
 from tests.housekeeping.k8s_tables import CHECKOUT, ours, tables
 from urlshortener.links.postgresql import READ_CONNECTIONS, WRITE_CONNECTIONS
 
-_NAMES = ("infrastructure", "deployment", "high-availability", "upgrades", "backups", "sizing", "end-of-life")
+_NAMES = (
+    "infrastructure",
+    "deployment",
+    "high-availability",
+    "operations",
+    "upgrades",
+    "backups",
+    "sizing",
+    "end-of-life",
+)
 _PAGES = [CHECKOUT / "docs" / f"{name}.md" for name in _NAMES]
 _EVERY_PAGE = pytest.mark.parametrize("page", _PAGES, ids=_NAMES)
 

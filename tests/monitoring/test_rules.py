@@ -10,6 +10,7 @@ import yaml  # type: ignore[import-untyped]
 
 from scripts import objectives
 from tests.monitoring.promtool import promtool
+from tests.monitoring.standbys import metrics_of_standbys
 from urlshortener.telemetry import REGISTRY
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,7 +29,8 @@ ALERTS = [rule for rule in RULES if "alert" in rule]
 _FOREIGN = {
     "redis_memory_used_bytes",
     "redis_memory_max_bytes",
-    "cnpg_pg_replication_streaming_replicas",
+    "cnpg_collector_up",
+    *metrics_of_standbys(),
     "otelcol_exporter_enqueue_failed_spans",
 }
 
