@@ -173,3 +173,38 @@ async def _known_links_redirect_and_others_come_again(system: System, code: str)
     create = httpx.post(f"{system.shortener}/api/v1/urls", json={"url": "https://example.com/"}, timeout=10)
     assert (create.status_code, "retry-after" in create.headers) == (503, True)
     assert await until_counted(system, {code: 2}, 10) == {code: 2}  # counts ask no database
+
+
+async def test_while_the_primary_hangs_a_create_is_answered_within_8_s_and_is_made_though_nobody_waits(
+    servers: Servers,
+) -> None:
+    system, postgresql, *_ = servers
+    async with httpx.AsyncClient(base_url=system.shortener, timeout=15) as client:
+        made(system)  # so that a connection stands, and its primary is not known to hang
+        await asyncio.to_thread(postgresql.pause)
+        try:
+            hasty = asyncio.create_task(_create(client, "hasty"))
+            await asyncio.sleep(0.5)
+            hasty.cancel()  # which closes its connection
+            began = time.monotonic()
+            answer = await _create(client, "patient")
+            assert time.monotonic() - began < 8
+            assert (answer.status_code, answer.json()["code"]) == (503, "OUTCOME_UNKNOWN")
+            assert "retry-after" in answer.headers
+        finally:
+            await asyncio.to_thread(postgresql.resume)
+        for code in ("patient", "hasty"):
+            await _until_found(client, code)
+
+
+async def _create(client: httpx.AsyncClient, code: str) -> httpx.Response:
+    return await client.post("/api/v1/urls", json={"url": "https://example.com/", "code": code})
+
+
+async def _until_found(client: httpx.AsyncClient, code: str) -> None:
+    """It comes to be by itself: nobody asks for it a second time."""
+    end = time.monotonic() + 20
+    while (answer := await client.get(f"/api/v1/urls/{code}")).status_code != 200:
+        assert answer.status_code in (404, 503), answer.text
+        assert time.monotonic() < end, f"{code} was not made within 20 s"
+        await asyncio.sleep(0.1)

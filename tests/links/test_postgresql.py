@@ -1,15 +1,20 @@
 """The connections to PostgreSQL on bad days: killed, paused, moved, cut off in the middle of a commit."""
 
 import asyncio
+import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tests.backends.cut_proxy import CutProxy
 from tests.backends.postgresql import Postgresql, PostgresqlPair
 from tests.links.cut_replies import CutReplies
 from tests.links.stores import NOW, draft, drawing, keyed, later, listening, opened, postgresql_store, servers
@@ -102,6 +107,149 @@ async def test_a_pooled_connection_that_became_read_only_is_replaced_without_an_
         await connections.write(demote)
         (made,) = await store.add_many([draft()])
         assert isinstance(made, Link)
+
+
+class Struck:
+    """A write to the database that is struck while its first statement runs."""
+
+    def __init__(self, server: Postgresql, proxy: CutProxy) -> None:
+        self._server = server
+        self._proxy = proxy
+        self.backends: list[int] = []  # one for each attempt
+
+    async def __call__(self, connection: AsyncConnection) -> None:
+        self.backends.append((await connection.execute(sa.text("SELECT pg_backend_pid()"))).scalar_one())
+        if len(self.backends) == 1:
+            await connection.execute(sa.text("SELECT pg_sleep(1)"))
+        await connection.execute(sa.text("UPDATE links SET version = version + 1"))
+
+    async def by(self, strike: str) -> None:
+        await until(lambda: self._server.run_sql("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1")
+        (backend,) = self.backends
+        match strike:
+            case "57P01":
+                await asyncio.to_thread(self._server.run_sql, f"SELECT pg_terminate_backend({backend})")
+            case "57P02":  # one that crashes takes all others with it, and 57P03 is what a new one is told
+                os.kill(backend, signal.SIGKILL)
+            case "stop fast":
+                await asyncio.to_thread(self._server.stop)
+                await asyncio.to_thread(self._server.start)
+            case "connection cut":
+                self._proxy.cut_after_reply_bytes(0)
+
+
+async def backends_of(connections: PostgresqlDatabase) -> set[int]:
+    """The process behind each connection of the pool for writes."""
+
+    async def backend(connection: AsyncConnection) -> int:
+        return int((await connection.execute(sa.text("SELECT pg_backend_pid(), pg_sleep(0.2)"))).one()[0])
+
+    return set(await asyncio.gather(*(connections.write(backend) for _ in range(4))))
+
+
+@pytest.mark.parametrize("strike", ["57P01", "57P02", "stop fast", "connection cut"])
+async def test_a_write_that_is_struck_is_done_once_on_a_fresh_connection_and_the_old_ones_are_gone(
+    own_postgresql: Postgresql, strike: str
+) -> None:
+    name = own_postgresql.fresh_database()
+    await migrated(name, own_postgresql)
+    async with CutProxy(own_postgresql.host, own_postgresql.port) as proxy:
+        connections = PostgresqlDatabase(servers(name, own_postgresql, port=proxy.port))
+        async with opened(SqlLinkStore(connections)) as store:
+            await store.add_many([draft("cat")])
+            old = await backends_of(connections)
+            assert len(old) == 4
+            struck = Struck(own_postgresql, proxy)
+            if strike in ("57P01", "connection cut"):
+                await asyncio.gather(connections.write(struck), struck.by(strike))
+            else:  # how long a server takes to be back is not ours to say
+                await asyncio.gather(sooner_or_later(lambda: connections.write(struck)), struck.by(strike))
+            first, *_, last = struck.backends
+            assert first in old
+            assert last not in old
+            assert (await store.find_many(["cat"]))["cat"].version == 2
+            assert not old & await backends_of(connections)
+
+
+async def test_all_pooled_connections_of_a_primary_that_takes_no_writes_are_dropped(
+    postgresql: Postgresql, database: str
+) -> None:
+    connections = PostgresqlDatabase(await migrated(database, postgresql))
+
+    async def write_as_on_a_standby(connection: AsyncConnection) -> None:
+        if len(seen) == 0:
+            seen.append(connection)
+            await connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+        await connection.execute(sa.text("UPDATE links SET version = version + 1"))
+
+    seen: list[AsyncConnection] = []
+    async with opened(SqlLinkStore(connections)) as store:
+        await store.add_many([draft("cat")])
+        old = await backends_of(connections)
+        await connections.write(write_as_on_a_standby)
+        assert (await store.find_many(["cat"]))["cat"].version == 2
+        assert not old & await backends_of(connections)
+
+
+async def test_a_primary_that_takes_no_writes_is_asked_again_until_it_does_and_is_no_refusal(
+    own_postgresql: Postgresql,
+) -> None:
+    async with opened(open_store(await migrated(own_postgresql.fresh_database(), own_postgresql))) as store:
+        await store.add_many([draft("cat")])
+        await asyncio.to_thread(own_postgresql.run_sql, *take_writes("off"))
+        with pytest.raises(StoreUnavailable):
+            await store.add_many([draft("dog")])
+        assert set(await store.find_many(["cat", "dog"])) == {"cat"}
+        writing = asyncio.create_task(store.add_many([draft("dog")]))
+        await asyncio.sleep(0.5)  # in which it was refused more than once
+        assert not writing.done()
+        await asyncio.to_thread(own_postgresql.run_sql, *take_writes("on"))
+        (made,) = await writing
+        assert isinstance(made, Link)
+
+
+def take_writes(word: str) -> tuple[str, str]:
+    """What a switch-over by hand begins with."""
+    read_only = {"off": "on", "on": "off"}[word]
+    return f"ALTER SYSTEM SET default_transaction_read_only = {read_only}", "SELECT pg_reload_conf()"
+
+
+async def test_a_reader_that_is_struck_is_answered_by_a_fresh_connection(
+    own_postgresql: Postgresql,
+) -> None:
+    name = own_postgresql.fresh_database()
+    async with opened(open_store(await migrated(name, own_postgresql))) as store:
+        await store.add_many([draft("cat")])
+        end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        for _ in range(5):
+            lookups = [asyncio.create_task(store.find_many(["cat"])) for _ in range(20)]
+            await asyncio.to_thread(own_postgresql.run_sql, end)
+            assert all("cat" in found for found in await asyncio.gather(*lookups))
+
+
+async def refusal_of(server: Postgresql) -> Exception:
+    with pytest.raises((ConnectionRefusedError, asyncpg.PostgresError)) as refused:
+        await asyncpg.connect(host=server.host, port=server.port, user=server.user, password=server.password)
+    return refused.value
+
+
+async def test_a_host_that_is_starting_does_not_keep_the_next_one_from_being_asked(
+    postgresql_pair: PostgresqlPair,
+) -> None:
+    starting = postgresql_pair.replica
+    starting.stop()
+    starting.configuration["hot_standby"] = "off"  # it says 57P03 for as long as it is a standby
+    await asyncio.to_thread(starting.launch)
+    refusal = await refusal_of(starting)
+    while isinstance(refusal, ConnectionRefusedError):
+        await asyncio.sleep(0.02)
+        refusal = await refusal_of(starting)
+    assert isinstance(refusal, asyncpg.CannotConnectNowError)
+    way = servers("postgres", starting, postgresql_pair.primary)
+    async with time_limit(1):
+        connection = await Connector(way, Role.PRIMARY, {}).connect()
+    assert await connection.fetchval("SELECT pg_is_in_recovery()") is False
+    await connection.close()
 
 
 async def test_a_killed_server_is_unavailable_at_once_and_found_again_when_it_is_back(
