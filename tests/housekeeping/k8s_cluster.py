@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,23 @@ def _rendered(folder: Path) -> str:
         command = [*renderer(), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode or done.stderr.strip():  # a warning is a fault too: what it warns of stops working one day
-        raise Fault(f"{folder.relative_to(CHECKOUT)} does not render: {done.stderr.strip()}")
+        raise Fault(f"{folder} does not render: {done.stderr.strip()}")
     return done.stdout
 
 
 def objects_of(folder: Path) -> list[Object]:
     """Fresh ones each time: a test may break them."""
     return documents(_rendered(folder))
+
+
+@functools.cache
+def _rendered_with(components: tuple[str, ...]) -> str:
+    """Production in a copy, whose overlay names optional components."""
+    with tempfile.TemporaryDirectory() as name:
+        overlay = shutil.copytree(CHECKOUT / "k8s", Path(name) / "k8s") / "overlays" / "prod"
+        with (overlay / "kustomization.yaml").open("a") as kustomization:
+            kustomization.write("\ncomponents:\n" + "".join(f"  - ../../components/{each}\n" for each in components))
+        return _rendered(overlay)
 
 
 def documents(text: str) -> list[Any]:
@@ -68,6 +79,11 @@ class Cluster:
     @classmethod
     def rendered(cls, environment: str) -> "Cluster":
         return cls(environment, objects_of(CHECKOUT / "k8s" / "overlays" / environment))
+
+    @classmethod
+    def rendered_with(cls, *components: str) -> "Cluster":
+        """Production with these optional components."""
+        return cls("prod", documents(_rendered_with(components)))
 
     def copy(self) -> "Cluster":
         return Cluster(self.environment, copy.deepcopy(self.objects))
@@ -86,6 +102,14 @@ class Cluster:
 
     def workloads(self) -> list[Object]:
         return self.of("Deployment") + self.of("StatefulSet")
+
+    def pods(self, deployment: str) -> tuple[int, int]:
+        """The fewest and the most that there are of it, a rollout left out."""
+        for each in self.of("HorizontalPodAutoscaler"):
+            if at(each, "spec.scaleTargetRef.name") == deployment:
+                return at(each, "spec.minReplicas"), at(each, "spec.maxReplicas")
+        replicas = at(self.get("Deployment", deployment), "spec.replicas")
+        return replicas, replicas
 
     def environment_of(self, workload: Object) -> dict[str, str]:
         """The plain variables of its first container, those of its ConfigMaps among them."""

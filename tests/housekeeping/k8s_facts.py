@@ -11,7 +11,7 @@ _ABSENT = "–"
 
 
 def _pods(service: str) -> Read:
-    return lambda cluster: str(at(cluster.get("Deployment", service), "spec.replicas"))
+    return lambda cluster: str(cluster.pods(service)[0])
 
 
 def _kept_through_a_drain(cluster: Cluster) -> str:

@@ -38,13 +38,20 @@ def pods_of(cluster: Cluster) -> dict[str, dict[str, str]]:
     pods = {each["metadata"]["name"]: at(each, "spec.template.metadata.labels") for each in cluster.workloads()}
     database, broker, cache = (each(cluster)["metadata"]["name"] for each in (postgresql, rabbitmq, redis))
     traces = jaeger(cluster)["metadata"]["name"]
-    name, component = "app.kubernetes.io/name", "app.kubernetes.io/component"
-    return pods | {
-        "PostgreSQL": {"cnpg.io/cluster": database},
-        "RabbitMQ": {name: broker, component: "rabbitmq"},
-        "Redis": {name: cache, component: "redis"},
-        "Sentinel": {name: cache, component: "sentinel"},
-        "Jaeger": {"app": "jaeger", component: "collector", name: f"{traces}-collector"},
-        "Jaeger's pages": {"app": "jaeger", component: "query", name: f"{traces}-query"},
-        "Jaeger's cleaner": {"app": "jaeger", component: "cronjob-es-index-cleaner"},
+    poolers = {
+        each["metadata"]["name"]: {"cnpg.io/poolerName": each["metadata"]["name"]} for each in cluster.of("Pooler")
     }
+    name, component = "app.kubernetes.io/name", "app.kubernetes.io/component"
+    return (
+        pods
+        | poolers
+        | {
+            "PostgreSQL": {"cnpg.io/cluster": database},
+            "RabbitMQ": {name: broker, component: "rabbitmq"},
+            "Redis": {name: cache, component: "redis"},
+            "Sentinel": {name: cache, component: "sentinel"},
+            "Jaeger": {"app": "jaeger", component: "collector", name: f"{traces}-collector"},
+            "Jaeger's pages": {"app": "jaeger", component: "query", name: f"{traces}-query"},
+            "Jaeger's cleaner": {"app": "jaeger", component: "cronjob-es-index-cleaner"},
+        }
+    )

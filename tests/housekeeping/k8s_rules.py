@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from tests.housekeeping import k8s_rules_network, k8s_rules_operators, k8s_rules_pods
+from tests.housekeeping import k8s_rules_components, k8s_rules_network, k8s_rules_operators, k8s_rules_pods
 from tests.housekeeping.k8s_cluster import Cluster, Object, at, mappings, name_of
 from tests.housekeeping.k8s_facts import ingress, jaeger, postgresql, rabbitmq, redis
 from tests.housekeeping.k8s_ingress import EDGES, edge_header
@@ -13,7 +13,7 @@ from urlshortener.errors import WrongSetting
 from urlshortener.settings import TABLE, Settings
 
 # Each brings rules of its own.
-PARTS = (k8s_rules_network, k8s_rules_operators, k8s_rules_pods)
+PARTS = (k8s_rules_components, k8s_rules_network, k8s_rules_operators, k8s_rules_pods)
 
 
 EVERY_RULE = RULES
@@ -57,11 +57,10 @@ def secrets_have_a_maker(cluster: Cluster) -> Iterator[str]:
 def config_maps_exist_and_are_followed(cluster: Cluster) -> Iterator[str]:
     for mapping in mappings(cluster.workloads()):
         for word in ("configMapRef", "configMapKeyRef", "configMap"):
-            if word in mapping and not cluster.has("ConfigMap", mapping[word]["name"]):
-                yield f"there is no ConfigMap {mapping[word]['name']}"
-    for each in cluster.of("ConfigMap"):
-        if not re.search(r"-[a-z0-9]{10}$", each["metadata"]["name"]):
-            yield f"{name_of(each)} has no hash in its name, so a change of it rolls no pods"
+            if word in mapping and not cluster.has("ConfigMap", name := mapping[word]["name"]):
+                yield f"there is no ConfigMap {name}"
+            elif word in mapping and not re.search(r"-[a-z0-9]{10}$", name):
+                yield f"ConfigMap {name} has no hash in its name, so a change of it rolls no pods"
 
 
 @rule

@@ -21,6 +21,9 @@ def _ways(cluster: Cluster) -> Iterator[tuple[str, str, int]]:
     for pods, ports in (("PostgreSQL", (5432, 8000)), ("RabbitMQ", (4369, 25672)), ("Redis", (6379,))):
         if cluster.environment != "dev":
             yield from ((pods, pods, port) for port in ports)
+    for pooler in cluster.of("Pooler"):
+        yield from ((service, pooler["metadata"]["name"], 5432) for service in SERVICES)
+        yield pooler["metadata"]["name"], "PostgreSQL", 5432
     yield "Sentinel", "Redis", 6379
     yield "Sentinel", "Sentinel", 26379
 

@@ -18,7 +18,9 @@ _SECRETS = {"shortener-service": {"ADMIN_TOKEN", "VISITOR_SECRET"}, "analytics-s
 @rule
 def a_budget_leaves_room_for_a_drain(cluster: Cluster) -> Iterator[str]:
     pods = pods_of(cluster)
-    replicas = {each["metadata"]["name"]: each["spec"]["replicas"] for each in cluster.workloads()}
+    replicas = {
+        each["metadata"]["name"]: cluster.pods(each["metadata"]["name"])[0] for each in cluster.of("Deployment")
+    }
     for each in cluster.of("PodDisruptionBudget"):
         chosen = [name for name, labels in pods.items() if matches(each["spec"]["selector"], labels)]
         if len(chosen) != 1:
@@ -101,8 +103,11 @@ def services_can_be_reached_and_are_told_what_production_needs(cluster: Cluster)
             yield f"{service} makes links to {settings.public_url}, which is not the Ingress"
         secrets = {each["name"] for each in at(workload, "spec.template.spec.containers.0.env") if "valueFrom" in each}
         yield from (f"{service} is not given {name}" for name in sorted(needed - secrets))
+        readers = {f"{_database(cluster)}-ro"} | {
+            each["metadata"]["name"] for each in cluster.of("Pooler") if at(each, "spec.type") == "ro"
+        }
         read = settings.links_read_url
-        if cluster.environment != "dev" and (read is None or read.hosts[0][0] != f"{_database(cluster)}-ro"):
+        if cluster.environment != "dev" and (read is None or read.hosts[0][0] not in readers):
             yield f"{service} reads from the primary"
 
 
@@ -114,17 +119,25 @@ def nothing_is_rendered_that_others_own(cluster: Cluster) -> Iterator[str]:
             yield f"{name_of(each)} belongs to the whole cluster"
 
 
+# A pod reads from the primary and from a standby, and one connection listens. Only the shortener writes.
+CONNECTIONS = {
+    "shortener-service": WRITE_CONNECTIONS + 2 * READ_CONNECTIONS + 1,
+    "analytics-service": 2 * READ_CONNECTIONS + 1,
+}
+# The operator and its exporter, and the three that PostgreSQL keeps for superusers.
+OTHER_CONNECTIONS = 6
+
+
 @rule
 def connections_suffice(cluster: Cluster) -> Iterator[str]:
-    """For every pod of a rollout, even when reads go to the primary; the rest is for the operator and its exporter."""
-    pods = 0
-    for service in SERVICES:
-        spec = cluster.get("Deployment", service)["spec"]
-        pods += spec["replicas"] + at(spec, "strategy.rollingUpdate.maxSurge")
-    listener, others = 1, 20
-    needed = pods * (WRITE_CONNECTIONS + 2 * READ_CONNECTIONS + listener) + others
-    if int(at(postgresql(cluster), "spec.postgresql.parameters.max_connections")) < needed:
-        yield f"{pods} pods may need {needed} connections"
+    """For every pod of a rollout, even when all that they read and write is at one instance."""
+    needed = 0
+    for service, each in CONNECTIONS.items():
+        surge = at(cluster.get("Deployment", service), "spec.strategy.rollingUpdate.maxSurge")
+        needed += (cluster.pods(service)[1] + surge) * each
+    allowed = int(at(postgresql(cluster), "spec.postgresql.parameters.max_connections"))
+    if needed + OTHER_CONNECTIONS > allowed:
+        yield f"the pods may need {needed} connections of {allowed}"
 
 
 @rule

@@ -224,6 +224,52 @@ MUTATIONS: dict[str, Break] = {
     "a wrong type in RabbitMQ": _set(rabbitmq, "spec.replicas", "3"),
 }
 
+_AUTOSCALER = _named("HorizontalPodAutoscaler", "shortener-service")
+_POOLER = _named("Pooler", "url-shortener-db-pooler-ro")
+_BACKUP = _named("ScheduledBackup", "url-shortener-db")
+_MONITOR = _named("PodMonitor", "shortener-service")
+_QUERIES = "spec.monitoring.customQueriesConfigMap.0"
+
+# With the optional components on top.
+MORE_MUTATIONS: dict[str, Break] = {
+    "more pods than the database has connections for": _set(_AUTOSCALER, "spec.maxReplicas", 6),
+    "a scale that starts below production": _set(_AUTOSCALER, "spec.minReplicas", 2),
+    "an autoscaler for nobody": _set(_AUTOSCALER, "spec.scaleTargetRef.name", "shortener"),
+    "an autoscaler that every apply undoes": _set(_SHORTENER, "spec.replicas", 3),
+    "an autoscaler that waits for the limit": _set(
+        _AUTOSCALER, "spec.metrics.0.resource.target.averageUtilization", 400
+    ),
+    "a pooler before the primary": _set(_POOLER, "spec.type", "rw"),
+    "a pooler of another database": _set(_POOLER, "spec.cluster.name", "db"),
+    "a pooler that forgets what was prepared": _drop(_POOLER, "spec.pgbouncer.parameters.max_prepared_statements"),
+    "a pooler that is alone": _set(_POOLER, "spec.instances", 1),
+    "a pooler without a version": _set(_POOLER, "spec.template.spec.containers.0.image", "pgbouncer"),
+    "a pooler for fewer than there are": _set(_POOLER, "spec.pgbouncer.parameters.max_client_conn", "50"),
+    "a pooler that nobody uses": _set(_POOLER, "metadata.name", "url-shortener-db-pooler"),
+    "migrations through the pooler": _setting(
+        "LINKS_URL", "postgresql://urlshortener@url-shortener-db-pooler-ro:5432/urlshortener"
+    ),
+    "a pooler that nobody may ask": _without("NetworkPolicy", "services-to-pooler"),
+    "a pooler that may not ask": _without("NetworkPolicy", "url-shortener-db-from-pooler"),
+    "a misspelt word of the pooler": _set(_POOLER, "spec.pgbouncer.poolmode", "session"),
+    "backups of another database": _set(_BACKUP, "spec.cluster.name", "db"),
+    "backups without the log": _drop(postgresql, "spec.plugins"),
+    "backups by a plugin that is not there": _set(_BACKUP, "spec.pluginConfiguration.name", "barman"),
+    "backups every minute of two hours": _set(_BACKUP, "spec.schedule", "0 2 * * *"),
+    "a monitor for nobody": _set(_MONITOR, "spec.selector.matchLabels", {"app": "shortener"}),
+    "a monitor at the wrong door": _set(_MONITOR, "spec.podMetricsEndpoints.0.port", "http"),
+    "metrics that nobody may ask for": _without("NetworkPolicy", "url-shortener-db-metrics"),
+    "an alert that a missing standby leaves silent": _set(postgresql, "spec.instances", 4),
+    "standbys that nobody counts": _drop(postgresql, "spec.monitoring"),
+    "a count of standbys that is nowhere": _without("ConfigMap", "url-shortener-db-queries"),
+    "a count of standbys under another key": _set(postgresql, f"{_QUERIES}.key", "queries"),
+}
+
+
+@pytest.fixture(scope="module")
+def with_components() -> Cluster:
+    return Cluster.rendered_with("autoscaling", "backups", "monitoring", "pooler")
+
 
 def _everything_wrong(cluster: Cluster) -> set[str]:
     found = set(wrong_facts(cluster)) | set(faults(cluster))
@@ -238,3 +284,11 @@ def test_a_mistake_is_seen(production: Cluster, name: str) -> None:
     MUTATIONS[name](broken)
     assert broken.objects != production.objects
     assert _everything_wrong(broken) - _everything_wrong(production)
+
+
+@pytest.mark.parametrize("name", MORE_MUTATIONS)
+def test_a_mistake_in_an_optional_component_is_seen(with_components: Cluster, name: str) -> None:
+    broken = with_components.copy()
+    MORE_MUTATIONS[name](broken)
+    assert broken.objects != with_components.objects
+    assert _everything_wrong(broken) - _everything_wrong(with_components)

@@ -1,11 +1,9 @@
 """What `kubectl apply -k k8s/overlays/…` sends to a cluster: right by the page, by the rules and by the schemas."""
 
-from pathlib import Path
-
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tests.housekeeping.k8s_cluster import Cluster, mappings, objects_of
+from tests.housekeeping.k8s_cluster import Cluster, mappings
 from tests.housekeeping.k8s_facts import rows_without_a_check, wrong_facts
 from tests.housekeeping.k8s_rule import Rule, broken
 from tests.housekeeping.k8s_rules import EVERY_RULE
@@ -43,21 +41,32 @@ def test_custom_resources_are_what_their_definitions_allow(cluster: Cluster) -> 
     assert [fault for each in cluster.objects if not built_in(each) for fault in faults_of_custom(each, folder)] == []
 
 
-@pytest.mark.parametrize("component", _COMPONENTS)
-def test_an_optional_component_can_be_added_to_production(component: str, tmp_path: Path) -> None:
-    """In a folder of its own, as somebody who wants it would: an overlay on top of the overlay."""
-    folder = CHECKOUT / "k8s" / "components" / component
-    # kustomize takes no absolute paths
-    up = "../" * (len(tmp_path.parts) - 1)
-    (tmp_path / "kustomization.yaml").write_text(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
-        f"resources: [{up}{str(CHECKOUT)[1:]}/k8s/overlays/prod]\ncomponents: [{up}{str(folder)[1:]}]\n"
-    )
-    objects = objects_of(tmp_path)
-    schemas = folder_of_schemas()
-    found = [f for each in objects if built_in(each) for f in faults_of_built_in(each)]
-    assert found + [f for each in objects if not built_in(each) for f in faults_of_custom(each, schemas)] == []
-    assert objects != objects_of(CHECKOUT / "k8s" / "overlays" / "prod")
+# Each alone, and all at once: two may be right by themselves and contradict each other.
+_CHOICES = [(each,) for each in _COMPONENTS] + [tuple(_COMPONENTS)]
+
+
+@pytest.fixture(params=_CHOICES, ids="+".join)
+def extended(request: pytest.FixtureRequest) -> Cluster:
+    return Cluster.rendered_with(*request.param)
+
+
+def test_an_optional_component_adds_something(extended: Cluster) -> None:
+    assert extended.objects != Cluster.rendered("prod").objects
+
+
+@pytest.mark.parametrize("check", EVERY_RULE, ids=lambda check: check.__name__)
+def test_every_rule_holds_with_optional_components(extended: Cluster, check: Rule) -> None:
+    assert broken(check, extended) == []
+
+
+def test_every_row_of_the_page_is_true_with_optional_components(extended: Cluster) -> None:
+    assert wrong_facts(extended) == []
+
+
+def test_optional_components_are_spelt_right(extended: Cluster) -> None:
+    folder = folder_of_schemas()
+    assert [f for each in extended.objects if built_in(each) for f in faults_of_built_in(each)] == []
+    assert [f for each in extended.objects if not built_in(each) for f in faults_of_custom(each, folder)] == []
 
 
 def test_names_are_nowhere_prefixed_and_selectors_nowhere_labelled() -> None:

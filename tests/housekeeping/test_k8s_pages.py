@@ -8,6 +8,7 @@ import pytest
 
 from tests.housekeeping.k8s_cluster import Cluster, at
 from tests.housekeeping.k8s_facts import postgresql
+from tests.housekeeping.k8s_rules_pods import CONNECTIONS, OTHER_CONNECTIONS
 from tests.housekeeping.k8s_tables import CHECKOUT, ours, tables
 from urlshortener.links.postgresql import READ_CONNECTIONS, WRITE_CONNECTIONS
 
@@ -76,10 +77,18 @@ def test_high_availability_repeats_what_is_promised() -> None:
 
 def test_the_connections_are_those_of_the_code_and_the_cluster() -> None:
     page = (CHECKOUT / "docs" / "sizing.md").read_text().partition("## Connections")[2]
-    production = Cluster.rendered("prod")
-    services = [production.get("Deployment", name) for name in ("shortener-service", "analytics-service")]
-    pods = sum(each["spec"]["replicas"] + at(each, "spec.strategy.rollingUpdate.maxSurge") for each in services)
-    needed = pods * (WRITE_CONNECTIONS + 2 * READ_CONNECTIONS + 1)
+    production, scaled = Cluster.rendered("prod"), Cluster.rendered_with("autoscaling")
+    shortener, analytics = CONNECTIONS
+
+    def in_a_rollout(cluster: Cluster, service: str) -> int:
+        surge = at(cluster.get("Deployment", service), "spec.strategy.rollingUpdate.maxSurge")
+        return int(cluster.pods(service)[1] + surge)
+
+    def needed(cluster: Cluster) -> int:
+        return sum(in_a_rollout(cluster, service) * each for service, each in CONNECTIONS.items())
+
+    pods = [in_a_rollout(production, shortener), in_a_rollout(production, analytics), needed(production)]
+    most = [scaled.pods(shortener)[1], in_a_rollout(scaled, shortener) - scaled.pods(shortener)[1], needed(scaled)]
     limit = at(postgresql(production), "spec.postgresql.parameters.max_connections")
-    numbers = [limit, WRITE_CONNECTIONS, READ_CONNECTIONS, READ_CONNECTIONS, 1, pods, needed]
+    numbers = [limit, READ_CONNECTIONS, READ_CONNECTIONS, 1, WRITE_CONNECTIONS, *pods, *most, OTHER_CONNECTIONS]
     assert re.findall(r"\d+", page) == [str(number) for number in numbers]
