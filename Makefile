@@ -2,6 +2,8 @@
 
 BIN := .venv/bin
 SCRIPTS := scripts/setup scripts/go-at-least scripts/collector scripts/try-image scripts/go-programs .ci/run k8s/helm/install-operators.sh k8s/seal.sh
+# All tests are shared by two processes, for two cores; a few that somebody picked are run by one, which shows what they print.
+ALL_TESTS := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --no-emit-index-url
 
 .DEFAULT_GOAL := help
@@ -17,7 +19,7 @@ run: ## Start the whole system on this machine, at http://127.0.0.1:8080 and :80
 
 test: ## Run the tests against real servers, which are installed where that is allowed. ARGS="-k name" picks some.
 	@scripts/setup dev servers
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(or $(ARGS),$(ALL_TESTS))
 
 check: ## Look at format, style and types, and change nothing.
 	@scripts/setup dev checks
