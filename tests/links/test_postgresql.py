@@ -82,6 +82,30 @@ async def test_a_commit_whose_reply_is_cut_is_unknown_and_the_same_draft_again_i
         assert [link.id for link in await store.page(10) if link.code != "taken"] == [new.id]
 
 
+async def test_a_create_whose_answers_are_cut_anywhere_is_one_link_when_it_is_repeated(
+    postgresql: Postgresql, database: str
+) -> None:
+    await migrated(database, postgresql)
+    async with (
+        CutProxy(postgresql.host, postgresql.port) as proxy,
+        opened(postgresql_store(servers(database, postgresql, port=proxy.port), drawing())) as store,
+    ):
+        await store.add_many([keyed("first", "first")])  # its connection is kept, and knows the statements
+        wanted = []
+        for reply_bytes in range(0, 2000, 3):
+            wanted.append(keyed(f"key-{reply_bytes}", f"code-{reply_bytes}"))
+            cuts = proxy.connections_cut
+            proxy.cut_after_reply_bytes(reply_bytes)
+            (made,) = await sooner_or_later(lambda: store.add_many(wanted[-1:]))
+            assert isinstance(made, Link) and made.id == wanted[-1].id
+            if proxy.connections_cut == cuts:
+                break
+        assert 50 < len(wanted) < 600, "each part of the answers was cut, and the last create was not"
+        query = "SELECT id FROM links WHERE code LIKE 'code-%'"
+        rows = await asyncio.to_thread(postgresql.run_sql, query, database=database)
+        assert sorted(rows.split()) == sorted(str(one.id) for one in wanted)
+
+
 async def test_a_pooled_connection_that_was_ended_is_replaced_without_an_error(
     postgresql: Postgresql, database: str
 ) -> None:
