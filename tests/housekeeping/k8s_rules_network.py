@@ -88,6 +88,19 @@ def the_network_lets_through_what_is_needed(cluster: Cluster) -> Iterator[str]:
             yield f"{who} may not ask for names"
 
 
+def _guests(cluster: Cluster, pod: dict[str, str], port: int) -> set[str]:
+    """The namespaces that may ask such a pod; whoever else may, as the policy writes him."""
+    found = set()
+    for policy in cluster.of("NetworkPolicy"):
+        if not matches(policy["spec"]["podSelector"], pod):
+            continue
+        for entry in policy["spec"].get("ingress", []):
+            for peer in entry.get("from", [{}]) if _opens(entry, port) else []:
+                (asked,) = peer.get("namespaceSelector", {}).get("matchExpressions", [{"values": [str(peer)]}])
+                found |= set(asked["values"])
+    return found
+
+
 @rule
 def the_network_lets_nothing_else_through(cluster: Cluster) -> Iterator[str]:
     pods = pods_of(cluster)
@@ -102,6 +115,12 @@ def the_network_lets_nothing_else_through(cluster: Cluster) -> Iterator[str]:
                 cluster, "ingress", labels, port, _in("default")
             ):
                 yield f"{whom} may be asked by anybody at {port}"
+    for whom, port in (
+        ("shortener-service", 8080),
+        ("analytics-service", 8081),
+    ):  # whose word about visitors is believed
+        if _guests(cluster, pods[whom], port) != {"ingress-nginx", "nginx-ingress"}:
+            yield f"{whom} may be asked from {_guests(cluster, pods[whom], port)}"
     for who, whom, port in (("shortener-service", "Redis", 6379), ("shortener-service", "Sentinel", 26379)):
         if _allows(cluster, "ingress", pods[whom], port, _is(pods[who])):
             yield f"{who} may ask {whom}"

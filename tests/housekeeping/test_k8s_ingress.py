@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,8 @@ from tests.housekeeping.k8s_facts import ingress
 from tests.housekeeping.k8s_ingress import CONTROLLERS, EDGES, as_nginx_configuration, edge_header, of_annotations
 from tests.housekeeping.k8s_tables import CHECKOUT
 from tests.journeys.systems import System, all_in_one
+from urlshortener.services.caller import Proxies
+from urlshortener.settings import Settings
 
 PRODUCTION = "url-shortener.example.com"
 
@@ -160,6 +164,9 @@ class StandIn:
         self.server.server_close()
 
 
+_WIRE = "X-The-Wire"
+
+
 @dataclass
 class Replicas:
     """Two pods of the shortener and one of analytics behind the edge."""
@@ -189,7 +196,9 @@ def replicas(request: pytest.FixtureRequest, production: Cluster) -> Iterator[Re
     seen: list[tuple[str, str, dict[str, str]]] = []
     pods = [StandIn(name, seen) for name in ("shortener-1", "shortener-2", "analytics-1")]
     behind = {"shortener-service": [each.address for each in pods[:2]], "analytics-service": [pods[2].address]}
-    with installed(), Nginx(as_nginx_configuration(request.param, production, behind)) as nginx:
+    # A visitor may come from any address here, by a header that no edge passes on.
+    wire = f"set_real_ip_from 127.0.0.1; real_ip_header {_WIRE};"
+    with installed(), Nginx(wire + as_nginx_configuration(request.param, production, behind)) as nginx:
         nginx.start()
         yield Replicas(nginx, edge_header(request.param).lower(), pods, seen)
     for pod in pods:
@@ -256,6 +265,43 @@ def test_what_a_visitor_says_of_himself_is_not_believed(replicas: Replicas) -> N
     assert all(each[replicas.header] != "mine" for each in headers)
     assert all(each["x-forwarded-for"].split(", ")[-1] == "127.0.0.1" for each in headers)
     assert all(each["x-forwarded-host"] == PRODUCTION for each in headers)
+
+
+_CONTROLLER = "10.244.1.7"  # in the networks of pods
+_PODS = "10.244.0.0/16"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "visitor"), [("as rendered", "198.51.100.7"), (_PODS, "198.51.100.7"), (_PODS, "10.9.8.7")]
+)
+def test_a_visitor_is_known_by_his_own_address_whatever_he_claims(
+    replicas: Replicas, production: Cluster, trusted: str, visitor: str
+) -> None:
+    proxies = Proxies(_settings(production).trusted_proxies if trusted == "as rendered" else [ip_network(trusted)])
+    replicas.say(200, 200, 200)
+    claimed = {"X-Forwarded-For": f"203.0.113.9, {_CONTROLLER}", "X-Real-IP": "203.0.113.9"}
+    ask(replicas.nginx, "GET", "/cat", **{_WIRE: visitor}, **claimed)
+    assert proxies.client(_as_it_came(replicas, _CONTROLLER)) == visitor
+
+
+def test_an_id_is_believed_from_the_edge_and_is_the_edges_own(replicas: Replicas, production: Cluster) -> None:
+    settings = _settings(production)
+    proxies, name = Proxies(settings.trusted_proxies), settings.request_id_header.lower().encode()
+    replicas.say(200, 200, 200)
+    ask(replicas.nginx, "GET", "/cat", **{settings.request_id_header: "0" * 32})
+    by_the_edge = proxies.request_id(_as_it_came(replicas, _CONTROLLER), name)
+    assert by_the_edge not in (None, "0" * 32)
+    assert proxies.request_id(_as_it_came(replicas, "198.51.100.7"), name) is None
+
+
+def _settings(production: Cluster) -> Settings:
+    return Settings.read(production.environment_of(production.get("Deployment", "shortener-service")))
+
+
+def _as_it_came(replicas: Replicas, peer: str) -> dict[str, Any]:
+    """What a pod was sent, as if from that address."""
+    _, _, headers = replicas.seen[-1]
+    return {"client": (peer, 50000), "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
 
 
 def test_a_body_that_the_service_would_refuse_reaches_it_so_that_it_can_say_why(replicas: Replicas) -> None:

@@ -215,6 +215,11 @@ MUTATIONS: dict[str, Break] = {
     "nobody may count": _without("NetworkPolicy", "analytics-service"),
     "anybody may ask": _without("NetworkPolicy", "deny-all"),
     "Redis for all": _set(_named("NetworkPolicy", "url-shortener-redis"), "spec.ingress", [{}]),
+    "a stranger at the door": _set(
+        _named("NetworkPolicy", "shortener-service"),
+        "spec.ingress.0.from",
+        [{"podSelector": {"matchLabels": {"a": "b"}}}],
+    ),
     "no names": _without("NetworkPolicy", "allow-names"),
     # spelling
     "a misspelt word of a pod": _set(_SHORTENER, f"{_POD}.terminationGraceSeconds", 45),
