@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from tests.services.conftest import Clock, ToldSpool
-from tests.services.test_fast_redirect import PROXIES, KeptLinks, asking
 from tests.services.test_protocol import App, Client, connected, until
+from tests.services.two_ways import PROXIES, KeptLinks, asking
 from urlshortener.events.spool import Spool
 from urlshortener.events.visitor import Visitors
 from urlshortener.services import protocol, runner

@@ -6,27 +6,22 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from tests.services.two_ways import spans_kept
 from urlshortener.services import traced as traced_module
 from urlshortener.services.caller import Proxies
-from urlshortener.services.traced import Traced
-from urlshortener.telemetry import Sampling, current, exemplar, trace_with
+from urlshortener.services.traced import Traced, Tracing
+from urlshortener.telemetry import Sampling, current, exemplar
 
 _PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
 
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    kept = InMemorySpanExporter()
-    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(kept))
-    trace_with(provider.get_tracer("test"))
-    yield kept
-    trace_with(None)
+    with spans_kept() as kept:
+        yield kept
 
 
 class _App:
@@ -46,7 +41,7 @@ class _App:
 
 
 async def _asked(app: _App, *, ratio: float = 0, traceparent: str = "", peer: str = "127.0.0.1", **more: Any) -> None:
-    traced = Traced(app, Proxies([ip_network("127.0.0.0/8")]), Sampling(ratio))
+    traced = Traced(app, Proxies([ip_network("127.0.0.0/8")]), Tracing(Sampling(ratio)))
     headers = [(b"traceparent", traceparent.encode())] if traceparent else []
     scope = {"type": "http", "method": "GET", "scheme": "http", "http_version": "1.1", "path": "/cat", **more}
     await traced(scope | {"headers": headers, "client": (peer, 1)}, _nothing, _nothing)
@@ -91,7 +86,7 @@ async def test_a_failed_request_that_was_not_sampled_is_told_of_all_the_same(spa
 
 
 async def test_so_is_a_slow_one(spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traced_module, "_SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(traced_module, "SLOW_SECONDS", 0.01)
     await _asked(_App(seconds=0.02))
     span = _only(spans)
     assert span.attributes is not None
@@ -103,7 +98,7 @@ async def test_so_is_a_slow_one(spans: InMemorySpanExporter, monkeypatch: pytest
 
 async def test_an_outage_is_told_of_by_a_few(spans: InMemorySpanExporter) -> None:
     app = _App(503)
-    traced = Traced(app, Proxies([]), Sampling(0))
+    traced = Traced(app, Proxies([]), Tracing(Sampling(0)))
     for _ in range(100):
         scope = {"type": "http", "method": "GET", "scheme": "http", "http_version": "1.1", "path": "/", "headers": []}
         await traced(scope, _nothing, _nothing)

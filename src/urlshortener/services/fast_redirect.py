@@ -4,9 +4,9 @@
 code, the headers that browsers and proxies send. So each connection looks at what arrives before the HTTP parser does.
 Whole heads that services/plain_head.py understands to the last byte, for links that are in memory, are answered here.
 **Everything else goes the ordinary way with its bytes untouched**: half a head, another method or version, a body, an
-upgrade, a code that is not known, a link that is over, a request that is to be traced. Whatever is taken here, the
-ordinary way would answer with the very same bytes and the same event: tests/services/test_fast_redirect.py compares the
-two on whatever hypothesis makes up.
+upgrade, a code that is not known, a link that is over, a request that is to be logged. Whatever is taken here, the
+ordinary way would answer with the very same bytes, the same event and the same spans:
+tests/services/test_fast_redirect.py compares the two on whatever hypothesis makes up.
 
 **A turn.** All that arrives in one turn of the event loop is written to the spool with one `write`. The replies wait
 for it, and leave together when the spool says so: two turns later, or with SPOOL_MODE=strict when the broker has them.
@@ -32,11 +32,14 @@ from urlshortener.links.directory import Directory
 from urlshortener.services import plain_head
 from urlshortener.services.caller import Proxies
 from urlshortener.services.fast_replies import Replies, Tally
+from urlshortener.services.fast_traces import FastTrace, FastTraces
 from urlshortener.services.plain_head import PlainHead
 from urlshortener.services.protocol import LimitedProtocol
+from urlshortener.services.traced import SLOW_SECONDS, Tracing
 
 _REMEMBERED_CALLERS = 16_384
 _REMEMBERED_HEADERS = 4_096
+_END_OF_HEAD = b"\r\n\r\n"
 
 
 class Caller(NamedTuple):
@@ -60,15 +63,14 @@ class _Turn(NamedTuple):
     microseconds: int
 
 
-# Who waits for which target, and what he sent.
+# Who waits for which target, and what he sent: as it was understood, and as it came.
 _Asked: TypeAlias = "tuple[FastProtocol, bytes, Caller, PlainHead, bytes]"
 
 
 class FastRedirects:
     """What all connections of the shortener's door share.
 
-    `watched` says of a `traceparent` (empty where there is none, or none to be believed) whether its request is to be
-    traced or logged: then it takes the ordinary way, which knows how to.
+    `is_logged` says whether the next request is to be logged: then it takes the ordinary way, which knows how to.
     """
 
     def __init__(
@@ -82,19 +84,22 @@ class FastRedirects:
         request_id_header: str,
         service_name: str,
         now: Callable[[], datetime],
-        watched: Callable[[bytes], bool] | None = None,
+        is_logged: Callable[[], bool] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._live_target = directory.live_target
         self._spool = spool
         self._visitors = visitors
         self._proxies = proxies
         self._now = now
-        self._watched = watched
+        self._is_logged = is_logged
+        self._traces = None if tracing is None else FastTraces(tracing)
         self._replies = Replies(referrer_policy)
         self._tally = Tally(service_name)
         self._caller = lru_cache(_REMEMBERED_CALLERS)(self._find_caller)
         self._turn: _Turn | None = None
         self._asked: list[_Asked] = []
+        self._traced: dict[int, FastTrace] = {}  # by the place in what was asked
         self.of_proxies = plain_head.reader(request_id_header)
         self.of_anybody = plain_head.reader(None)
 
@@ -117,16 +122,24 @@ class FastRedirects:
             return False
         turn = self._turn or self._begin_turn()
         asked: list[_Asked] = []
-        for head in heads:
-            code, _, _, forwarded_for, traceparent, _ = head
+        texts = [data] if len(heads) == 1 else data.split(_END_OF_HEAD)
+        for head, text in zip(heads, texts, strict=False):
+            code, _, _, forwarded_for, _, _ = head
             target = self._live_target(code, turn.microseconds)
-            if target is None or (self._watched is not None and self._watched(traceparent)):
+            if target is None or (self._is_logged is not None and self._is_logged()):
                 return False
             caller = connection.caller or self._caller(connection.peer, forwarded_for)
-            asked.append((connection, target, caller, head, data))
+            asked.append((connection, target, caller, head, text))
+        if self._traces is not None:
+            self._trace(self._traces, asked)
         self._asked += asked
         connection.owed = len(asked)
         return True
+
+    def _trace(self, traces: FastTraces, asked: list[_Asked]) -> None:
+        for place, (connection, _, _, (_, _, _, _, traceparent, _), text) in enumerate(asked, len(self._asked)):
+            if (trace := traces.begun(connection, traceparent, text)) is not None:
+                self._traced[place] = trace
 
     def _begin_turn(self) -> _Turn:
         at = self._now()
@@ -136,8 +149,8 @@ class FastRedirects:
 
     def _end_turn(self) -> None:
         """Have the accesses of this turn in the spool, and their replies wait for it."""
-        turn, asked = self._turn, self._asked
-        self._turn, self._asked = None, []
+        turn, asked, traced = self._turn, self._asked, self._traced
+        self._turn, self._asked, self._traced = None, [], {}
         if turn is None or not asked:
             return
         began = time.perf_counter()
@@ -149,18 +162,32 @@ class FastRedirects:
             visitor.update(b"%b\0%b" % (address, text))
             more = b',"request_id":"%b"' % request_id if request_id else b""
             accesses.append((code, user_agent, shown, _said(referer)[0], visitor.hexdigest().encode(), more))
+        for place, trace in traced.items():
+            accesses[place] = (*accesses[place][:-1], trace.spooling(accesses[place][-1]))
         written = self._spool.append_plain(turn.at, accesses)
-        written.add_done_callback(lambda written: self._release(asked, began, written.exception()))
+        written.add_done_callback(lambda written: self._release(asked, traced, began, written.exception()))
 
-    def _release(self, asked: list[_Asked], began: float, error: BaseException | None) -> None:
+    def _release(
+        self, asked: list[_Asked], traced: dict[int, FastTrace], began: float, error: BaseException | None
+    ) -> None:
         """The accesses are in the spool: their visitors may leave. Only a strict spool may say that they must not."""
+        for trace in traced.values():
+            trace.spooled(error)
         start, end = self._replies.around_target(asked[0][0].server_state.default_headers)
-        for connection, target, _, _, data in asked:
+        for connection, target, _, _, text in asked:
             if error is None:
                 connection.leave(b"".join((start, target, end)))
             else:
-                connection.leave(self._replies.refusal(data, error))
-        self._tally.add(len(asked), time.perf_counter() - began, error)
+                connection.leave(self._replies.refusal(text, error))
+        seconds = time.perf_counter() - began
+        self._tally.add(len(asked), seconds, error, [trace.exemplar for trace in traced.values()])
+        status = 307 if error is None else 503
+        for trace in traced.values():
+            trace.left(status)
+        if self._traces is not None and (error is not None or seconds > SLOW_SECONDS):
+            untraced = [one for place, one in enumerate(asked) if place not in traced]
+            for connection, _, _, (_, _, _, _, traceparent, _), text in untraced:
+                self._traces.tell_of(connection, traceparent, text, status, seconds)
 
 
 @lru_cache(_REMEMBERED_HEADERS)

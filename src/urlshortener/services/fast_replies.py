@@ -1,6 +1,7 @@
 """What the fast way says, and what is told of it: the bytes and the numbers of the ordinary way, made beforehand."""
 
 import re
+from collections.abc import Sequence
 
 from starlette.requests import Request
 
@@ -56,7 +57,12 @@ class Tally:
         self._refused = REDIRECTS.labels("unavailable"), REQUESTS.labels(*route, "GET", "503")
         self._seconds = REQUEST_SECONDS.labels(*route)
 
-    def add(self, count: int, seconds: float, error: BaseException | None) -> None:
+    def add(
+        self, count: int, seconds: float, error: BaseException | None, exemplars: Sequence[dict[str, str]] = ()
+    ) -> None:
+        """So many, and of those that are traced what leads to their traces."""
         for counter in self._found if error is None else self._refused:
             counter.inc(count)
-        observe_many(self._seconds, seconds, count)
+        for exemplar in exemplars:
+            self._seconds.observe(seconds, exemplar)
+        observe_many(self._seconds, seconds, count - len(exemplars))

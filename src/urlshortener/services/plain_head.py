@@ -26,7 +26,7 @@ _NOTED = {
 }
 _NOTED_OF_PROXIES = {
     rb"x-forwarded-for": rb"([^\r]{1,256}+)",
-    rb"traceparent": rb"([0-9a-f-]{55})",
+    rb"traceparent": rb"(00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})",
 }
 _REQUEST_ID = rb"([!#-+\--\[\]-~]{1,64}+)"  # no comma, as in an event; and nothing that JSON would escape
 

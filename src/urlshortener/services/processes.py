@@ -36,10 +36,11 @@ from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.runner import Door, listen, serve
 from urlshortener.services.shortener import shortener_app
 from urlshortener.services.supervisor import Supervisor
+from urlshortener.services.traced import Traced, Tracing
 from urlshortener.services.worker import Inherited, reporting
 from urlshortener.settings import Settings
 from urlshortener.stats.store import StatsStore
-from urlshortener.telemetry import LOG, LOOP_DELAY_SECONDS, Sampling, Watching, set_up_logs
+from urlshortener.telemetry import LOG, LOOP_DELAY_SECONDS, Sampling, set_up_logs
 
 if TYPE_CHECKING:
     from urlshortener.telemetry.sending_metrics import MetricSender
@@ -117,7 +118,7 @@ class _Process:
         self._settings = settings
         self._metrics = metrics
         self._inherited = inherited
-        self._traces = Sampling(settings.otel_traces_sampler_arg)
+        self._tracing = _tracing(settings)
         self._access_log = Sampling(settings.access_log)
         self._links: LinkStore = backends.open_links(settings)
         self._directory: Directory | None = None
@@ -162,16 +163,10 @@ class _Process:
             request_id_header=settings.request_id_header,
             service_name="shortener-service",
             now=_now,
-            watched=self._watched(),
+            is_logged=self._access_log.drawn_early if settings.access_log else None,
+            tracing=self._tracing,
         )
         self._open("shortener-service", app, "shortener", redirects.connection)
-
-    def _watched(self) -> Watching | None:
-        """Which redirects are looked at more closely, if any are."""
-        settings = self._settings
-        if settings.otel_exporter_otlp_endpoint:
-            return Watching(self._traces, self._access_log)
-        return Watching(None, self._access_log) if settings.access_log else None
 
     def add_analytics(self) -> None:
         settings = self._settings
@@ -201,8 +196,8 @@ class _Process:
         host = self._settings.host
         if self._settings.access_log:
             app = Logged(app, service_name, self._access_log)
-        if self._settings.otel_exporter_otlp_endpoint:
-            app = _traced(app, self._settings, self._traces)
+        if self._tracing is not None:
+            app = Traced(app, Proxies(self._settings.trusted_proxies), self._tracing)
         if self._inherited is not None:
             self.doors.append(Door(socket.socket(fileno=self._inherited.door), app, protocol))
             return
@@ -266,10 +261,11 @@ def _telemetry(command: str, settings: Settings, stack: contextlib.AsyncExitStac
     return metrics
 
 
-def _traced(app: Any, settings: Settings, sampling: Sampling) -> Any:
-    from urlshortener.services.traced import Traced  # noqa: PLC0415
-
-    return Traced(app, Proxies(settings.trusted_proxies), sampling)
+def _tracing(settings: Settings) -> Tracing | None:
+    """Which requests are traced, where there is somebody to send spans to."""
+    if not settings.otel_exporter_otlp_endpoint:
+        return None
+    return Tracing(Sampling(settings.otel_traces_sampler_arg))
 
 
 async def _watch_loop() -> None:

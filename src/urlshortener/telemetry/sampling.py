@@ -8,8 +8,8 @@ from collections.abc import Callable
 class Sampling:
     """Draws a share of the requests: a countdown to the next one, so that each of the others costs a subtraction.
 
-    The fast way of a redirect (services/fast_redirect.py) asks first, and hands over those that it drew to the ordinary
-    way, which knows how to trace and to log. There `drawn` says so again, so that nobody is drawn twice.
+    For the access log the fast way of a redirect (services/fast_redirect.py) asks first, and hands over those that it
+    drew to the ordinary way, which writes it. There `drawn` says so again, so that nobody is drawn twice.
     """
 
     def __init__(self, ratio: float, chance: Callable[[], float] = random.random) -> None:
@@ -46,25 +46,3 @@ class Sampling:
         if self._ratio >= 1:
             return 1
         return 1 + math.floor(math.log(1 - self._chance()) / math.log(1 - self._ratio))
-
-
-class Watching:
-    """What the fast way asks of each request: whether it has to go the ordinary way, to be traced or logged."""
-
-    def __init__(self, traces: Sampling | None, access_log: Sampling) -> None:
-        self._traces = traces
-        self._access_log = access_log
-
-    def __call__(self, traceparent: bytes) -> bool:
-        """`traceparent` is empty where there is none, or none to be believed."""
-        wanted = self._access_log.drawn_early()
-        if self._traces is None:
-            return wanted
-        if traceparent:
-            return could_be_sampled(traceparent) or wanted
-        return self._traces.drawn_early() or wanted
-
-
-def could_be_sampled(traceparent: bytes) -> bool:
-    """Whether the header asks for a trace; False for one that says that there is none."""
-    return not traceparent.endswith(b"-00")

@@ -86,8 +86,11 @@ def current() -> Span | None:
 def exemplar() -> dict[str, str] | None:
     """What leads from a metric to the trace of what is going on here."""
     span = current()
-    if span is None:
-        return None
+    return None if span is None else exemplar_of(span)
+
+
+def exemplar_of(span: Span) -> dict[str, str]:
+    """The same of a span that is at hand."""
     found = span.get_span_context()
     return {"trace_id": f"{found.trace_id:032x}", "span_id": f"{found.span_id:016x}"}
 

@@ -1,0 +1,257 @@
+"""A request asked twice: of a door that knows the fast way, and of one that does not."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from ipaddress import ip_network
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from tests.services.conftest import Clock
+from urlshortener.events.segment import Frame
+from urlshortener.events.spool import Spool
+from urlshortener.events.visitor import Visitors
+from urlshortener.links.cache import Cache
+from urlshortener.links.link import Destination, Link
+from urlshortener.services.caller import Proxies
+from urlshortener.services.fast_redirect import FastProtocol, FastRedirects
+from urlshortener.services.http import Readiness
+from urlshortener.services.protocol import LimitedProtocol, Sweeper
+from urlshortener.services.shortener import shortener_app
+from urlshortener.services.traced import Traced, Tracing
+from urlshortener.telemetry import FAST_REDIRECTS, Sampling, trace_with
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8:10::/48"))
+PROXY, STRANGER = "10.0.0.1", "203.0.113.7"
+CLOCK = Clock()
+AT = CLOCK.at
+
+
+def a_link(code: str, **more: Any) -> Link:
+    return Link(UUID(int=0), code, f"https://example.com/{code}?a=b%20c#d", AT, AT, **more)
+
+
+LINKS = [
+    a_link("cat"),
+    a_link("A-_9"),
+    a_link("x" * 64),
+    a_link("soon", expires_at=AT + timedelta(microseconds=1)),
+    a_link("past", expires_at=AT),
+    a_link("off", enabled=False),
+    a_link("gone", deleted_at=AT),
+]
+COLD = {"cold": Destination("https://cold.example/")}
+
+
+class KeptLinks:
+    """A directory of which some links are in memory, and one is found when somebody asks for it."""
+
+    def __init__(self) -> None:
+        self._cache = Cache(1 << 20, lambda: 0.0)
+        self._cache.connected()
+        with self._cache.reading() as reading:
+            for link in LINKS:
+                self._cache.keep(link, reading, from_primary=True)
+        self.known = self._cache.known
+        self.live_target = self._cache.live_target
+
+    async def follow(self, code: str) -> Destination | None:
+        return self.known(code) or COLD.get(code)
+
+
+class HeardSpool(Spool):
+    """Whose disk is a list, and whose epoch and event ids are always the same."""
+
+    def __init__(self, folder: Path, *, strict: bool) -> None:
+        super().__init__(folder, 1 << 30, AT.timestamp, strict=strict)
+        self.epoch = "epoch"
+        self._event_id._chance = "7abc-8def-0123"
+        self.events: list[bytes] = []
+
+    def _write(self, frames: list[Frame]) -> bool:
+        self.events += [frame.payload for frame in frames]
+        if self._confirmations is not None:
+            for turn in list(self._confirmations._waiting):
+                self._confirmations._give_up(turn)  # as if the broker had not answered for seconds
+        return True
+
+
+class Socket(asyncio.Transport):
+    """A connection from there: what is written to it, and whether it is read."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__({"peername": (peer, 50000), "sockname": ("127.0.0.1", 8080)})
+        self.written = b""
+        self.is_closed = False
+        self.is_paused = False
+
+    def write(self, data: Any) -> None:
+        assert not self.is_closed, "nobody writes to what is closed"
+        self.written += bytes(data)
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+
+class Told(NamedTuple):
+    """All that comes of what was said on one connection."""
+
+    answers: bytes
+    was_closed: bool
+    events: bytes
+    spans: list[str]
+
+
+class Side:
+    """One of the two ways, over parts of its own. `ratio` is the share that is traced; None: nobody traces."""
+
+    def __init__(self, folder: Path, *, is_fast: bool, strict: bool = False, ratio: float | None = None) -> None:
+        self.spool = HeardSpool(folder, strict=strict)
+        directory: Any = KeptLinks()
+        visitors, proxies = Visitors("a-secret-of-sixteen", False), Proxies(PROXIES)
+        tracing = None if ratio is None else Tracing(Sampling(ratio))
+        app = shortener_app(
+            directory, self.spool, visitors, Readiness(), now=CLOCK, trusted_proxies=PROXIES, referrer_policy="origin"
+        )
+        if tracing is not None:
+            app = Traced(app, proxies, tracing)
+        self._config = Config(app, interface="asgi3", log_config=None, lifespan="off", proxy_headers=False)
+        self._config.load()
+        self._protocol: Callable[..., LimitedProtocol] = LimitedProtocol
+        if is_fast:
+            self.redirects = FastRedirects(
+                directory,
+                self.spool,
+                visitors,
+                proxies,
+                referrer_policy="origin",
+                request_id_header="X-Edge-Request-Id",
+                service_name="shortener-service",
+                now=CLOCK,
+                tracing=tracing,
+            )
+            self._protocol = self.redirects.connection
+
+    async def says(self, peer: str, pieces: Sequence[bytes]) -> Told:
+        """On one connection, and all of it answered."""
+        self.spool.events.clear()
+        self.spool._next_seq = 0
+        state, socket = ServerState(), Socket(peer)
+        state.default_headers = [(b"date", b"Mon, 23 Nov 2026 10:00:00 GMT")]
+        connection = self._protocol(
+            config=self._config, server_state=state, app_state={}, _loop=asyncio.get_running_loop(), sweeper=Sweeper()
+        )
+        with spans_kept() as spans:
+            connection.connection_made(socket)
+            for piece in pieces:
+                if socket.is_closed:
+                    break
+                connection.data_received(piece)
+                await self._settled(connection, state)
+            was_closed = socket.is_closed
+            connection.connection_lost(None)
+        return _with_names(socket.written, was_closed, b",".join(self.spool.events), spans.get_finished_spans())
+
+    async def _settled(self, connection: LimitedProtocol, state: ServerState) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        while state.tasks or (isinstance(connection, FastProtocol) and connection.owed):
+            await asyncio.sleep(0)
+
+
+@contextmanager
+def spans_kept() -> Iterator[InMemorySpanExporter]:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    trace_with(provider.get_tracer("test"))
+    try:
+        yield kept
+    finally:
+        trace_with(None)
+
+
+def _with_names(answers: bytes, was_closed: bool, events: bytes, spans: Sequence[ReadableSpan]) -> Told:
+    """With names instead of the ids that chance gave: each request's by its place, those below it by their own name."""
+    names: dict[str, str] = {}
+    places = count()
+    for span in sorted(spans, key=lambda span: span.start_time or 0):
+        assert span.context is not None and span.start_time and span.end_time and span.start_time <= span.end_time
+        above = f"{span.parent.span_id:016x}" if span.parent else ""
+        name = f"{names[above]}, {span.name}" if above in names else f"request {next(places)}"
+        names[f"{span.context.span_id:016x}"] = name
+        if not above:
+            names[f"{span.context.trace_id:032x}"] = f"trace of {name}"
+    told = sorted(_said_by(span) for span in spans)
+    for hexadecimal, name in names.items():
+        told = [line.replace(hexadecimal, name) for line in told]
+        events = events.replace(hexadecimal.encode(), name.encode())
+    return Told(answers, was_closed, events, sorted(told))
+
+
+def _said_by(span: ReadableSpan) -> str:
+    context = span.context
+    assert context is not None
+    own = f"{context.trace_id:032x} {context.span_id:016x} {sorted(context.trace_state.items())}"
+    parent = f"{span.parent.span_id:016x} {span.parent.is_remote}" if span.parent else ""
+    status = f"{span.status.status_code} {span.status.description}"
+    attributes = sorted((span.attributes or {}).items())
+    return f"{own}; {parent}; {span.name} {span.kind} {status} {attributes} {span.events} {span.links}"
+
+
+class Both:
+    def __init__(self, folder: Path, *, strict: bool = False, ratio: float | None = None) -> None:
+        self.ordinary = Side(folder / "ordinary", is_fast=False, strict=strict, ratio=ratio)
+        self.fast = Side(folder / "fast", is_fast=True, strict=strict, ratio=ratio)
+
+    def say(self, peer: str, *pieces: bytes) -> Told:
+        """What both of them say."""
+        ordinary, fast = asyncio.run(self._say(peer, pieces))
+        assert fast == ordinary
+        return fast
+
+    async def _say(self, peer: str, pieces: Sequence[bytes]) -> list[Told]:
+        return [await side.says(peer, pieces) for side in (self.ordinary, self.fast)]
+
+
+def fast_ones(ask: Callable[[], Any]) -> float:
+    before: float = FAST_REDIRECTS._value.get()
+    ask()
+    after: float = FAST_REDIRECTS._value.get()
+    return after - before
+
+
+BROWSER = (
+    b"Host: s.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) Chrome/142.0.0.0\r\n"
+    b'Accept: text/html,*/*;q=0.8\r\nsec-ch-ua: "Chromium";v="142"\r\nAccept-Language: de,en;q=0.5\r\n'
+    b"Referer: https://news.example/today\r\nUpgrade-Insecure-Requests: 1\r\nSec-Fetch-Site: cross-site\r\n"
+)
+INGRESS = (
+    b"X-Request-ID: 5f3c2f9b1b1f4e0f8a5d1d7e2f3b4c5d\r\nX-Real-IP: 198.51.100.23\r\nX-Forwarded-For: 198.51.100.23\r\n"
+    b"X-Forwarded-Host: s.example\r\nX-Forwarded-Port: 443\r\nX-Forwarded-Proto: https\r\nX-Scheme: https\r\n"
+    b"X-Edge-Request-Id: 0123456789abcdef0123456789abcdef\r\n"
+    b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\r\n"
+)
+
+
+def asking(code: str, headers: bytes = BROWSER) -> bytes:
+    return b"GET /%b HTTP/1.1\r\n%b\r\n" % (code.encode(), headers)
