@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.backends.ports import free_port
 from tests.backends.server import Server, ServerMissing
@@ -133,6 +134,23 @@ disk_free_limit.absolute = 50MB
         wait_until(
             lambda: self.queue_depth(vhost, queue) == depth, f"{queue} holds {depth} messages", within_seconds, 0.05
         )
+
+    def declared(self, vhost: str) -> dict[str, list[dict[str, Any]]]:
+        """What stands in a virtual host, as `rabbitmqctl list_exchanges`, `list_queues` and `list_bindings` tell it."""
+        text = self.evaluate(
+            "Plain = fun({resource, _, _, Name}) -> Name; "
+            "(Table) when is_list(Table) -> maps:from_list([{Key, Value} || {Key, _, Value} <- Table]); "
+            "(Value) -> Value end, "
+            "All = fun(Kind, Items) -> [maps:from_list([{Key, Plain(Value)} || {Key, Value} <- Info]) "
+            f"|| Info <- Kind:info_all({_binary(vhost)}, Items)] end, "
+            "binary_to_list(rabbit_json:encode(#{"
+            "exchanges => All(rabbit_exchange, [name, type, durable, auto_delete, internal, arguments]), "
+            "queues => All(rabbit_amqqueue, [name, durable, auto_delete, arguments]), "
+            "bindings => All(rabbit_binding, [source_name, destination_name, destination_kind, routing_key, arguments])"
+            "}))"
+        )
+        declared: dict[str, list[dict[str, Any]]] = json.loads(text.strip(chr(34)))
+        return {kind: sorted(each, key=str) for kind, each in declared.items()}
 
     def raise_memory_alarm(self) -> None:
         """From now on it takes no messages, and tells publishers that they are blocked."""
