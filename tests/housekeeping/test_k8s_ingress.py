@@ -2,11 +2,15 @@
 
 import http.client
 import json
+import os
+import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +85,31 @@ def test_a_link_is_made_followed_and_counted_through_the_edge(edge: Nginx) -> No
     counted = ask(edge, "GET", f"/api/v1/analytics/{link['code']}")
     assert counted.status == 200
     assert json.loads(counted.body)["code"] == link["code"]
+
+
+def test_the_first_redirect_is_as_the_page_of_deployment_says(
+    edge: Nginx, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if "compose" not in request.node.name:
+        pytest.skip("one edge without TLS and without a host is enough")
+    page = (CHECKOUT / "docs" / "deployment.md").read_text()
+    commands = page.partition("## The first redirect")[2].partition("```bash\n")[2].partition("```")[0]
+    (tmp_path / "kubectl").write_text("#!/bin/sh\nprintf c2VjcmV0\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-e"],
+        input=commands.replace(f"https://{PRODUCTION}", f"http://{edge.host}:{edge.port}"),
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "no_proxy": "*"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    said = re.search(r"The second says `([^`]+)`", page)
+    assert said
+    assert said[1] in done.stdout
+    assert '"access_count":1,' in done.stdout
 
 
 def test_both_api_documents_can_be_read(edge: Nginx) -> None:

@@ -1,13 +1,14 @@
 """The pages about the cluster: their commands can be read by a shell, name what is there, and their numbers agree."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.housekeeping.k8s_cluster import Cluster, at
-from tests.housekeeping.k8s_facts import postgresql
+from tests.housekeeping.k8s_cluster import Cluster, at, objects_of
+from tests.housekeeping.k8s_facts import images, postgresql
 from tests.housekeeping.k8s_rules_pods import CONNECTIONS, OTHER_CONNECTIONS
 from tests.housekeeping.k8s_tables import CHECKOUT, ours, tables
 from urlshortener.links.postgresql import READ_CONNECTIONS, WRITE_CONNECTIONS
@@ -23,6 +24,7 @@ _NAMES = (
     "end-of-life",
 )
 _PAGES = [CHECKOUT / "docs" / f"{name}.md" for name in _NAMES]
+_DEPLOYMENT = CHECKOUT / "docs" / "deployment.md"
 _EVERY_PAGE = pytest.mark.parametrize("page", _PAGES, ids=_NAMES)
 
 
@@ -43,7 +45,8 @@ def test_a_shell_can_read_its_commands(page: Path) -> None:
 def test_its_links_and_files_are_there(page: Path) -> None:
     text = page.read_text()
     wanted = [page.parent / link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)]
-    wanted += [CHECKOUT / name for name in re.findall(r"(?:\./|\b)(k8s/[\w./-]*[\w/])", text) if "*" not in name]
+    paths = re.findall(r"(?<![\w/])(?:\./)?((?:k8s|docker|scripts|tests|src)/[\w./*-]*[\w/])", text)
+    wanted += [CHECKOUT / name for name in paths if "*" not in name]
     assert [str(each) for each in wanted if not each.exists()] == []
 
 
@@ -70,6 +73,70 @@ def test_the_commands_of_the_specification_are_on_the_page_of_deployment() -> No
     wanted = [line.split("#")[0].strip() for line in _commands(specification).splitlines()]
     page = (CHECKOUT / "docs" / "deployment.md").read_text()
     assert [command for command in wanted if command not in page] == []
+
+
+_NEEDED_EVERYWHERE = {
+    "printf",
+    "sed",
+    "sleep",
+    "test",
+    "sh",
+    "cd",
+    "cat",
+    "mktemp",
+    "rm",
+    "grep",
+    "head",
+    "xargs",
+    "psql",
+}
+
+
+def test_what_deployment_calls_it_asks_for() -> None:
+    text = _DEPLOYMENT.read_text()
+    script = re.sub(r"\\\n", " ", _commands(_DEPLOYMENT))
+    called = {line.split()[0] for line in re.sub(r"\$\(|&& |\| ", "\n", script).splitlines() if line.strip()}
+    programs = {each for each in called if re.fullmatch(r"[a-z-]+", each)} - _NEEDED_EVERYWHERE - {"base"}
+    asked_for = set(re.findall(r"`([a-z]+)`", text.partition("## You need")[2].partition("\n## ")[0])) | {"base64"}
+    assert programs <= asked_for
+    assert {"kubectl", "helm", "docker", "curl"} <= programs
+
+
+# By others than an overlay, or by a short name.
+_MADE_BY_OTHERS = {"pod", "secret", "pdb", "backup", "sealedsecret"}
+
+
+@_EVERY_PAGE
+def test_what_its_commands_ask_the_cluster_for_is_there(page: Path) -> None:
+    kinds = {each["kind"].lower() for each in Cluster.rendered_with("backups").objects} | _MADE_BY_OTHERS
+    for asked in re.findall(r"kubectl get ([a-z,]+)", _commands(page)):
+        assert {each.removesuffix("s") if each != "ingress" else each for each in asked.split(",")} <= kinds
+
+
+def test_the_image_is_put_where_the_page_says(tmp_path: Path) -> None:
+    k8s = shutil.copytree(CHECKOUT / "k8s", tmp_path / "k8s")
+    commands = _commands(_DEPLOYMENT).splitlines()
+    (name,) = [line for line in commands if line.startswith("image=")]
+    (change,) = [line for line in commands if line.startswith("sed -i ")]
+    subprocess.run(["bash", "-ec", f"{name}\n{change}"], cwd=tmp_path, check=True)
+    found = {
+        image for image in images(Cluster("prod", objects_of(k8s / "overlays" / "prod"))) if "url-shortener" in image
+    }
+    assert found == {"registry.example.com/url-shortener:0.1.0"}
+
+
+def test_another_host_is_put_where_the_page_says() -> None:
+    host = ours()["Environments"]["host"]["prod"]
+    holding = [path for path in (CHECKOUT / "k8s").rglob("*") if path.is_file() and host in path.read_text()]
+    (sentence,) = re.findall(r"To use another name.*?\.\n", _DEPLOYMENT.read_text(), re.DOTALL)
+    assert {str(path.relative_to(CHECKOUT)) for path in holding} == set(re.findall(r"k8s/[\w/.-]+yaml", sentence))
+
+
+def test_every_optional_part_is_on_the_page() -> None:
+    page = tables(_DEPLOYMENT.read_text())["Optional parts"]
+    assert set(page.rows) == {path.name for path in (CHECKOUT / "k8s" / "components").iterdir()}
+    most = Cluster.rendered_with("autoscaling").pods("shortener-service")[1]
+    assert page["autoscaling"]["brings"] == f"up to {most} shorteners"
 
 
 def test_high_availability_repeats_what_is_promised() -> None:
