@@ -1,4 +1,4 @@
-"""The command line: `urlshortener run | shortener | analytics | migrate`."""
+"""The command line: `urlshortener COMMAND`; the commands stand in COMMANDS."""
 
 import argparse
 import asyncio
@@ -30,7 +30,10 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the arguments say, and exit: 0 done, 2 wrong arguments, 69 a back end is away, 78 a wrong setting."""
+    """Do what the arguments say, and exit.
+
+    0 done, 1 something is wrong, 2 wrong arguments, 69 a back end is away, 78 a wrong setting.
+    """
     asked = _parser().parse_args(arguments)
     try:
         settings = Settings.read(os.environ)

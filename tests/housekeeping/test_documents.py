@@ -1,17 +1,25 @@
 """Pages that can become false: links, generated pages, and names that the code knows."""
 
 import re
+import socket
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from scripts import metrics_page, picture
-from urlshortener import errors
+from urlshortener import cli, errors
 from urlshortener.services import http
+from urlshortener.settings import TABLE
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+_OTHER_FILES = "\n".join(
+    path.read_text()
+    for pattern in ("k8s/**/*.y*ml", "k8s/**/*.env", "scripts/*", "Makefile", "docker/*", "compose.yaml")
+    for path in sorted(ROOT.glob(pattern))
+    if path.is_file()
+)
 CODE = "\n".join(path.read_text() for path in sorted((ROOT / "src").rglob("*.py")))
 
 
@@ -26,6 +34,62 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", there.read_text(), re.M)
             assert anchor in {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    folders = (ROOT, ROOT / "src" / "urlshortener", page.parent)
+    for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+\.(?:py|lua|md|json|yaml|tsv))`", page.read_text()):
+        assert any((folder / name).exists() for folder in folders), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_setting_that_a_page_names_is_one(page: Path) -> None:
+    known = {setting.name for setting in TABLE} | {f"{setting.name}_FILE" for setting in TABLE}
+    known |= set(re.findall(r'"([A-Z]+_[A-Z_]+)"', CODE)) | set(re.findall(r"\b[A-Z]+_[A-Z_]+\b", _OTHER_FILES))
+    kernel = {name for name in dir(socket) if name.startswith(("SO_", "TCP_"))}
+    assert set(re.findall(r"`([A-Z]+_[A-Z_]+)(?:=[^`]*)?`", page.read_text())) <= known | kernel
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_a_page_names_is_taken(page: Path) -> None:
+    parser = cli._parser()
+    for line in re.findall(
+        r"(?:^ *|`|-- )urlshortener ((?:[\w-]+(?: --?[\w-]+| \[?[\w-]+\]?)*))", page.read_text(), re.M
+    ):
+        words = line.replace("[", "").replace("]", "").replace(" N", " 2").replace(" SECONDS", " 60").split()
+        try:
+            parser.parse_args(words)
+        except SystemExit as end:
+            assert end.code == 0, line  # --help and --version end it too
+
+
+def test_the_readme_and_the_changelog_name_every_command() -> None:
+    for page in ("README.md", "CHANGELOG.md"):
+        text = (ROOT / page).read_text()
+        for command in cli.COMMANDS:
+            assert re.search(rf"`(?:urlshortener )?{command}\b|^urlshortener {command}$|make {command}$", text, re.M), (
+                command
+            )
+
+
+def test_the_pages_of_decisions_are_numbered_and_those_left_out_are_named() -> None:
+    pages = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    numbers = [int(page.name[:4]) for page in pages]
+    assert [re.match(r"# (\d+)\. ", page.read_text())[1] for page in pages] == list(map(str, numbers))  # type: ignore[index]
+    never = (ROOT / "docs" / "decisions" / "README.md").read_text().partition("The numbers ")[2].partition("were")[0]
+    assert sorted([*numbers, *map(int, re.findall(r"\d+", never))]) == list(range(1, max(numbers) + 1))
+
+
+def test_the_tools_of_the_page_of_dependencies_are_locked() -> None:
+    page = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text()
+    for lock, rows in zip(
+        ("requirements.lock", "requirements-dev.lock"), page.split("For development only"), strict=True
+    ):
+        locked = (ROOT / lock).read_text()
+        for row in re.findall(r"^\| (?!library|tool|---)(.*?) \|", rows, re.M):
+            for name in row.split(", "):
+                assert re.search(rf"^{name.split()[0]}(?:-\w+)?==", locked, re.M), name
 
 
 def test_the_page_of_metrics_is_made_from_the_registry() -> None:

@@ -91,7 +91,7 @@ def test_the_estimate_of_bytes_is_what_python_takes_and_a_million_links_fit_in_2
     assert taken / number < _A_LINK_BYTES
 
 
-def test_the_garbage_collector_has_nothing_to_look_at() -> None:
+def test_the_garbage_collector_looks_at_no_link() -> None:
     cache = listening(1 << 30)
     for link in _some_links(1000):
         keep(cache, link)

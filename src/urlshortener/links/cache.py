@@ -71,7 +71,7 @@ class Cache:
 
     **A link is one `bytes`** in a dictionary of bytes: fields packed, the target behind them. That takes a third of
     the memory of objects, and the garbage collector, which stops the process for as long as there are objects to look
-    at, has nothing to look at: a million links are held without a pause.
+    at, looks at none of them.
 
     Places form a ring. A hit marks its place; whoever needs room lets a hand go round, which takes the mark from the
     marked and drops the first without (CLOCK): nearly least recently used, for one write to a bytearray a hit.
@@ -268,7 +268,7 @@ def _place(entry: bytes) -> int:
 
 
 # Two `bytes` without their characters, and the places in dictionary and ring; held to what Python takes by
-# tests/links/test_cache.py.
+# tests/links/test_cache_memory.py.
 _ENTRY_BYTES = 135
 _LARGEST_BYTES = _ENTRY_BYTES + _TARGET + 2048 + 64
 
