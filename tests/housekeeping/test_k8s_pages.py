@@ -145,6 +145,17 @@ def test_high_availability_repeats_what_is_promised() -> None:
     assert {name: row["asked for"] for name, row in page.rows.items()} == promises
 
 
+def test_high_availability_names_the_versions_that_run_and_the_lease_that_is_set() -> None:
+    page = (CHECKOUT / "docs" / "high-availability.md").read_text()
+    production = Cluster.rendered("prod")
+    tags = [image.partition(":")[2] for image in images(production)]
+    run = dict(re.findall(r"(PostgreSQL|Redis) ([\d.]+)", page.partition("newer than the")[2]))
+    assert set(run) == {"PostgreSQL", "Redis"}
+    assert all(any(tag.startswith(version) for tag in tags) for version in run.values())
+    lease = at(postgresql(production), "spec.primaryLease.leaseDurationSeconds")
+    assert re.search(rf"the shortest that is accepted, {lease} s;", page)
+
+
 def test_the_connections_are_those_of_the_code_and_the_cluster() -> None:
     page = (CHECKOUT / "docs" / "sizing.md").read_text().partition("## Connections")[2]
     production, scaled = Cluster.rendered("prod"), Cluster.rendered_with("autoscaling")
