@@ -20,6 +20,7 @@ QUESTIONS = (
     "links_in_memory",
     "waiting",
     "proxied",
+    "tracing",
     "creates",
     "bulk",
     "counting",

@@ -61,6 +61,8 @@ class _Turn(NamedTuple):
 
     at: datetime
     microseconds: int
+    began: float
+    began_ns: int
 
 
 # Who waits for which target, and what he sent: as it was understood, and as it came.
@@ -99,7 +101,6 @@ class FastRedirects:
         self._caller = lru_cache(_REMEMBERED_CALLERS)(self._find_caller)
         self._turn: _Turn | None = None
         self._asked: list[_Asked] = []
-        self._traced: dict[int, FastTrace] = {}  # by the place in what was asked
         self.of_proxies = plain_head.reader(request_id_header)
         self.of_anybody = plain_head.reader(None)
 
@@ -130,30 +131,22 @@ class FastRedirects:
                 return False
             caller = connection.caller or self._caller(connection.peer, forwarded_for)
             asked.append((connection, target, caller, head, text))
-        if self._traces is not None:
-            self._trace(self._traces, asked)
         self._asked += asked
         connection.owed = len(asked)
         return True
 
-    def _trace(self, traces: FastTraces, asked: list[_Asked]) -> None:
-        for place, (connection, _, _, (_, _, _, _, traceparent, _), text) in enumerate(asked, len(self._asked)):
-            if (trace := traces.begun(connection, traceparent, text)) is not None:
-                self._traced[place] = trace
-
     def _begin_turn(self) -> _Turn:
         at = self._now()
-        self._turn = _Turn(at, microseconds(at))
+        self._turn = _Turn(at, microseconds(at), time.perf_counter(), time.time_ns())
         asyncio.get_running_loop().call_soon(self._end_turn)
         return self._turn
 
     def _end_turn(self) -> None:
         """Have the accesses of this turn in the spool, and their replies wait for it."""
-        turn, asked, traced = self._turn, self._asked, self._traced
-        self._turn, self._asked, self._traced = None, [], {}
+        turn, asked = self._turn, self._asked
+        self._turn, self._asked = None, []
         if turn is None or not asked:
             return
-        began = time.perf_counter()
         keyed = self._visitors.keyed(turn.at)
         accesses: list[Plain] = []
         for _, _, (address, shown), (code, agent, referer, _, _, request_id), _ in asked:
@@ -162,13 +155,14 @@ class FastRedirects:
             visitor.update(b"%b\0%b" % (address, text))
             more = b',"request_id":"%b"' % request_id if request_id else b""
             accesses.append((code, user_agent, shown, _said(referer)[0], visitor.hexdigest().encode(), more))
+        traced = {} if self._traces is None else self._traces.begun(asked, turn.began_ns)
         for place, trace in traced.items():
             accesses[place] = (*accesses[place][:-1], trace.spooling(accesses[place][-1]))
         written = self._spool.append_plain(turn.at, accesses)
-        written.add_done_callback(lambda written: self._release(asked, traced, began, written.exception()))
+        written.add_done_callback(lambda written: self._release(asked, traced, turn, written.exception()))
 
     def _release(
-        self, asked: list[_Asked], traced: dict[int, FastTrace], began: float, error: BaseException | None
+        self, asked: list[_Asked], traced: dict[int, FastTrace], turn: _Turn, error: BaseException | None
     ) -> None:
         """The accesses are in the spool: their visitors may leave. Only a strict spool may say that they must not."""
         for trace in traced.values():
@@ -179,15 +173,14 @@ class FastRedirects:
                 connection.leave(b"".join((start, target, end)))
             else:
                 connection.leave(self._replies.refusal(text, error))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - turn.began
         self._tally.add(len(asked), seconds, error, [trace.exemplar for trace in traced.values()])
         status = 307 if error is None else 503
         for trace in traced.values():
             trace.left(status)
         if self._traces is not None and (error is not None or seconds > SLOW_SECONDS):
             untraced = [one for place, one in enumerate(asked) if place not in traced]
-            for connection, _, _, (_, _, _, _, traceparent, _), text in untraced:
-                self._traces.tell_of(connection, traceparent, text, status, seconds)
+            self._traces.tell_of(untraced, status, turn.began_ns, seconds)
 
 
 @lru_cache(_REMEMBERED_HEADERS)

@@ -6,17 +6,24 @@ tests/services/test_fast_traces.py compares the two.
 """
 
 import re
-import time
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from opentelemetry.trace import SpanContext, SpanKind
 
+from urlshortener.services.plain_head import PlainHead
 from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.traced import Answered, Tracing, fail_if
 from urlshortener.telemetry import FOUND_IN, SPOOL, begun, context_of, exemplar_of, failed, traceparent_of
 
 _ROUTE = "/{code}"
+_NAME = f"GET {_ROUTE}"
+_TRACEPARENT = 4  # its place in a PlainHead; empty where there is none, or none to be believed
 _TRACESTATE = re.compile(rb"\r\ntracestate:[ \t]*([^\r]*)", re.IGNORECASE)
 _UNSAMPLED = frozenset(b"02468ace")  # how a traceparent ends that says: not this one
+
+# As services/fast_redirect.py has a request: who asks, for which target, from where; his head, read and as it came.
+_Asked: TypeAlias = tuple[LimitedProtocol, bytes, object, PlainHead, bytes]
 
 
 class FastTrace:
@@ -24,9 +31,9 @@ class FastTrace:
 
     __slots__ = ("_connection", "_redirect", "_spool")
 
-    def __init__(self, connection: LimitedProtocol, parent: SpanContext | None) -> None:
+    def __init__(self, connection: LimitedProtocol, parent: SpanContext | None, began_ns: int) -> None:
         self._connection = connection
-        self._redirect = begun(f"GET {_ROUTE}", SpanKind.SERVER, {FOUND_IN: "memory"}, parent=parent)
+        self._redirect = begun(_NAME, SpanKind.SERVER, {FOUND_IN: "memory"}, parent=parent, at_ns=began_ns)
 
     def spooling(self, more: bytes) -> bytes:
         """Its access goes to the spool: what there is to say of it, and whose trace it belongs to."""
@@ -51,34 +58,32 @@ class FastTrace:
 
 
 class FastTraces:
-    """Which redirects are traced, of those that take the fast way.
-
-    A `traceparent` is empty where there is none, or none to be believed.
-    """
+    """Which redirects are traced, of those that take the fast way: asked once for all of a turn."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
-    def begun(self, connection: LimitedProtocol, traceparent: bytes, head: bytes) -> FastTrace | None:
-        """The trace of a request that has one."""
-        if traceparent and traceparent[-1] in _UNSAMPLED:
-            return None
-        parent = _parent(traceparent, head)
-        return FastTrace(connection, parent) if self._tracing.is_wanted(parent) else None
+    def begun(self, asked: Sequence[_Asked], began_ns: int) -> dict[int, FastTrace]:
+        """The traces of those that have one, by their places: of a trusted proxy's traces those that it samples, of all
+        others a share."""
+        decided = {place: head[_TRACEPARENT] for place, (_, _, _, head, _) in enumerate(asked) if head[_TRACEPARENT]}
+        others = [place for place in range(len(asked)) if place not in decided] if decided else range(len(asked))
+        wanted = [others[place] for place in self._tracing.drawn_of(len(others))]
+        wanted += [place for place, traceparent in decided.items() if traceparent[-1] not in _UNSAMPLED]
+        return {place: FastTrace(asked[place][0], _parent(asked[place]), began_ns) for place in sorted(wanted)}
 
-    def tell_of(
-        self, connection: LimitedProtocol, traceparent: bytes, head: bytes, status: int, seconds: float
-    ) -> None:
-        """A request that has no trace is over: tell of it if it must not be missed."""
-        ended_ns = time.time_ns()
-        began_ns = ended_ns - int(seconds * 1e9)
-        self._tracing.tell_of(_answered(connection, status), _parent(traceparent, head), began_ns, ended_ns)
+    def tell_of(self, untraced: Iterable[_Asked], status: int, began_ns: int, seconds: float) -> None:
+        """They are over: tell of those that must not be missed."""
+        ended_ns = began_ns + int(seconds * 1e9)
+        for one in untraced:
+            self._tracing.tell_of(_answered(one[0], status), _parent(one), began_ns, ended_ns)
 
 
-def _parent(traceparent: bytes, head: bytes) -> SpanContext | None:
-    if not traceparent:
+def _parent(asked: _Asked) -> SpanContext | None:
+    _, _, _, head, text = asked
+    if not head[_TRACEPARENT]:
         return None
-    return context_of(traceparent.decode(), b",".join(_TRACESTATE.findall(head)).decode("latin-1"))
+    return context_of(head[_TRACEPARENT].decode(), b",".join(_TRACESTATE.findall(text)).decode("latin-1"))
 
 
 def _answered(connection: LimitedProtocol, status: int) -> Answered:

@@ -25,6 +25,16 @@ class Sampling:
             return True
         return self._is_next()
 
+    def drawn_of(self, count: int) -> list[int]:
+        """Which of so many are among them, by their places: nearly always none, for one subtraction."""
+        places = []
+        place = self._left
+        while place <= count:
+            places.append(int(place) - 1)
+            place += self._gap()
+        self._left = place - count
+        return places
+
     def drawn_early(self) -> bool:
         """The same, for whoever hands over those that are."""
         if self._is_next():
