@@ -73,12 +73,21 @@ class Control:
             cluster.change_services([*cluster.shorteners, *cluster.analytics])
 
 
+_NO_REQUEST_IDS: Mapping[str, str] = {"REQUEST_ID_WINDOW": "0s"}
+
 CONTROLS = [
     Control("spool", faults.BLOCKED_AND_KILLED, "lost", "no_spool", shorteners=True),
     Control("confirms", faults.HUNG_AND_KILLED, "lost", "no_confirms", shorteners=True),
     Control("mandatory, and the queue unbound", faults.UNBOUND, "lost", "no_mandatory", shorteners=True),
     Control("late acknowledgement", faults.WAITING_KILLED, "lost", "early_acknowledgement", analytics=True),
-    Control("dedup", faults.COUNTING_KILLED, "duplicated", "no_dedup", analytics=True),
+    Control(  # the request's id would tell an event that comes again too, where the edge gave one
+        "dedup, of events and of requests",
+        faults.COUNTING_KILLED,
+        "duplicated",
+        "no_dedup",
+        analytics=True,
+        settings=_NO_REQUEST_IDS,
+    ),
     Control("WAIT and grace", faults.FORGETFUL, "lost", "no_wait_and_no_grace", analytics=True),
     Control("noeviction", faults.OUT_OF_MEMORY, "lost", stores=_evicting),
     Control("synchronous PostgreSQL", faults.LAGGING, "lost create", stores=_asynchronous),
@@ -88,6 +97,6 @@ CONTROLS = [
         faults.DIES_BEFORE_ANSWER,
         "duplicated",
         analytics=True,
-        settings={"REQUEST_ID_WINDOW": "0s"},
+        settings=_NO_REQUEST_IDS,
     ),
 ]
