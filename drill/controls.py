@@ -90,7 +90,7 @@ CONTROLS = [
     ),
     Control("WAIT and grace", faults.FORGETFUL, "lost", "no_wait_and_no_grace", analytics=True),
     Control("noeviction", faults.OUT_OF_MEMORY, "lost", stores=_evicting),
-    Control("synchronous PostgreSQL", faults.LAGGING, "lost create", stores=_asynchronous),
+    Control("synchronous PostgreSQL", faults.UNSENT, "lost create", stores=_asynchronous),
     Control("an upsert that writes", faults.CUT, "lost create", "do_nothing", shorteners=True),
     Control(
         "the edge's request ids",

@@ -1,12 +1,15 @@
 """What can happen to a cluster. Who plays a role is found out at the moment when it is struck."""
 
 import contextlib
+import os
 import random
 import resource
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from drill.cluster import QUEUE, Cluster
 from drill.servers import NODES, Member, Postgresql, Rabbitmq, Service, wait_for
@@ -278,30 +281,45 @@ def _redis_out_of_memory(cluster: Cluster, chance: random.Random) -> str:
     return "all Redis"
 
 
-def _primary_killed_while_replicas_lag(cluster: Cluster, chance: random.Random) -> str:
-    """Both replicas hang while creates come; then the primary dies, and one of them takes its place."""
+@contextlib.contextmanager
+def _nothing_sent(primary: Postgresql) -> Iterator[None]:
+    """Its senders hang. Did the replicas, what was sent would wait for them in the kernel, and none of it be lost."""
+    senders = [pid for pid in pids_of(primary) if b"walsender" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(senders) >= len(NODES) - 1, f"{primary} sends to {len(senders)} replicas"
+    for pid in senders:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in senders:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _replaced(cluster: Cluster, primary: Postgresql) -> None:
+    """It is killed, and stays away until another is primary."""
+    with held_down([primary]):
+        wait_for(lambda: any(member.is_primary for member in cluster.postgresql), "another primary", 60)
+
+
+def _primary_killed_while_nothing_is_sent(cluster: Cluster, chance: random.Random) -> str:
+    """Creates come that no replica hears of; then the primary dies, and a replica takes its place."""
     primary = cluster.primary()
-    with paused([member for member in cluster.postgresql if member is not primary]):
+    with _nothing_sent(primary):
         time.sleep(2)
-        primary.is_held_down = True
-        primary.kill()
-    wait_for(lambda: any(member.is_primary for member in cluster.postgresql), "another primary", 60)
-    primary.is_held_down = False
+        _replaced(cluster, primary)
     return str(primary)
 
 
 def _reply_of_a_commit_cut(cluster: Cluster, chance: random.Random) -> str:
     """As before, and the commits that wait for a replica are told that they are over: nobody hears how they ended."""
     primary = cluster.primary()
-    with paused([member for member in cluster.postgresql if member is not primary]):
+    with _nothing_sent(primary):
         for _ in range(3):
             time.sleep(0.7)
             _end_waiting_commits(primary)
         time.sleep(0.7)
-        primary.is_held_down = True
-        primary.kill()
-    wait_for(lambda: any(member.is_primary for member in cluster.postgresql), "another primary", 60)
-    primary.is_held_down = False
+        _replaced(cluster, primary)
     return str(primary)
 
 
@@ -369,7 +387,7 @@ COUNTING_KILLED = Fault("all analytics", "killed", _analytics_killed)
 WAITING_KILLED = Fault("all analytics", "killed while Redis hangs", _analytics_killed_while_redis_hangs)
 FORGETFUL = Fault("Redis master", "killed before its file is written, back at once", _redis_forgets_its_last_second)
 OUT_OF_MEMORY = Fault("all Redis", "out of memory", _redis_out_of_memory)
-LAGGING = Fault("PostgreSQL primary", "killed while both replicas hang", _primary_killed_while_replicas_lag)
+UNSENT = Fault("PostgreSQL primary", "killed while it sends nothing", _primary_killed_while_nothing_is_sent)
 CUT = Fault("PostgreSQL primary", "killed after replies of commits were cut", _reply_of_a_commit_cut)
 DIES_BEFORE_ANSWER = Fault("shortener", "killed between writing and answering", _dies_before_it_answers)
 OTHERS = [
@@ -381,7 +399,7 @@ OTHERS = [
     WAITING_KILLED,
     FORGETFUL,
     OUT_OF_MEMORY,
-    LAGGING,
+    UNSENT,
     CUT,
     DIES_BEFORE_ANSWER,
 ]
