@@ -29,7 +29,7 @@ _MOST_EVENTS = 2048  # counted in one call: enough to fill a round trip, few eno
 _MOST_UNDER_WAY = 4  # calls: one that waits for a slow replica does not hold up the next
 _SETTLE_SECONDS = 0.25
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PING_PAUSE_SECONDS = 5.0
+_LONGEST_PING_PAUSE_SECONDS = 1.0  # counts are late by that much more than the store was away
 _LONGEST_PAUSE_SECONDS = 30.0  # where the store answers, and yet takes nothing
 _TIDY_SECONDS = 300.0
 _RECONCILE_SECONDS = 15.0
@@ -125,18 +125,19 @@ class Counting:
     async def _settle_all(self) -> None:
         while True:
             await asyncio.sleep(_SETTLE_SECONDS)
-            due_before = self._clock() - self._stats.grace_seconds
-            if any(batch.recorded_at <= due_before for batch in self._unsettled):
-                await self._settle(due_before)
+            if self._unsettled:
+                await self._settle(self._clock() - self._stats.grace_seconds)
 
     async def _settle(self, due_before: float) -> None:
+        """Asked often, however young the batches are: what a store forgot should be missing for a moment only."""
         await self._stats.ping()  # so that the generation is the one of now, not of the last call
         batches, self._unsettled = self._unsettled, []
         undone: list[Delivery] = []
         for batch in batches:
-            if self._may_be_undone(batch):
+            is_due = batch.recorded_at <= due_before
+            if self._may_be_forgotten(batch) or (is_due and not batch.recorded.replicated):
                 undone += batch.deliveries
-            elif batch.recorded_at <= due_before:
+            elif is_due:
                 _acknowledge(batch)
             else:
                 self._unsettled.append(batch)
@@ -150,8 +151,9 @@ class Counting:
             batch, deliveries = _first_batch(deliveries)
             self._unsettled.append(await self._recorded(batch))
 
-    def _may_be_undone(self, batch: _Batch) -> bool:
-        return not batch.recorded.replicated or batch.recorded.generation != self._stats.generation
+    def _may_be_forgotten(self, batch: _Batch) -> bool:
+        """Another process has the counts now, and may have started without this batch."""
+        return batch.recorded.generation != self._stats.generation
 
     async def _store_answers(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
