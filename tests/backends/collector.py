@@ -51,8 +51,16 @@ class Collector(Server):
         """What Prometheus would read of the services' metrics."""
         return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics").text
 
-    def own_metrics(self) -> str:
-        return httpx.get(f"http://127.0.0.1:{self.own_metrics_port}/metrics").text
+    def own_metrics(self) -> dict[str, float]:
+        """What it tells of itself, each number by its name, summed over its labels."""
+        lines = httpx.get(f"http://127.0.0.1:{self.own_metrics_port}/metrics").text.splitlines()
+        numbers: dict[str, float] = {}
+        for line in lines:
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                name = name.partition("{")[0]
+                numbers[name] = numbers.get(name, 0.0) + float(value)
+        return numbers
 
     def _command(self) -> Sequence[str]:
         return [str(self._binary), f"--config={self._config}"]
