@@ -25,6 +25,7 @@ from tests.journeys.systems import Process, System, migrate, settings_of
 from tests.journeys.test_the_road import made, until_counted
 from urlshortener.services import merged
 from urlshortener.services.merged import HandedMetric, MergedNumbers
+from urlshortener.telemetry import REGISTRY
 
 
 def _numbers(monkeypatch: pytest.MonkeyPatch, visits: int, age: float, trace: str) -> list[HandedMetric]:
@@ -60,6 +61,22 @@ def test_counters_and_histograms_add_up_and_gauges_are_what_they_mean(monkeypatc
     assert shown["spool_oldest_event_age_seconds", ""] == 9.0
     assert shown["broker_connected", "publish"] == 0
     assert 'trace_id="b"' in openmetrics(numbers).decode()  # type: ignore[no-untyped-call]
+
+
+def test_every_gauge_has_a_rule_of_its_own() -> None:
+    gauges = {metric.name for metric in REGISTRY.collect() if metric.type == "gauge"}
+    assert len(gauges) > 10
+    assert gauges == set(merged.OF_GAUGES), "say in services/merged.py what several workers' values are together"
+
+
+def test_what_all_workers_read_from_the_same_place_is_not_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = MergedNumbers()
+    for worker, missing in enumerate((5, 7)):
+        registry = CollectorRegistry()
+        Gauge("events_missing", "Missing.", ["shortener"], registry=registry).labels("one").set(missing)
+        monkeypatch.setattr(merged, "REGISTRY", registry)
+        numbers.came(worker, merged.handed_over())
+    assert _shown(numbers) == {("events_missing", "one"): 7}
 
 
 def test_no_counter_goes_back_when_a_worker_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

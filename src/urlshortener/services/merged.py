@@ -2,7 +2,7 @@
 
 Each worker hands over its samples (`handed_over`); here they become one registry that renders as any other. Counters
 and histograms add up, those of workers that are gone included, so that no counter ever goes back. A gauge is what its
-meaning asks for: bytes and links add up, of ages the oldest counts, of "1 while …" whether it is so everywhere.
+meaning asks for (OF_GAUGES): bytes add up, of ages the oldest counts, of "1 while …" whether it is so everywhere.
 """
 
 import operator
@@ -53,15 +53,25 @@ def _handed(sample: Sample) -> HandedSample:
     return HandedSample(sample.name, tuple(sample.labels.items()), sample.value, exemplar)
 
 
-# What several values of a gauge are together. Those that are not here add up.
-_ALL = min  # "1 while …": it is so where it is so everywhere
-_ANY = max
-_OF_GAUGES: Mapping[str, Callable[[float, float], float]] = {
-    "link_listener_connected": _ALL,
-    "broker_connected": _ALL,
-    "stats_available": _ALL,
-    "broker_blocked": _ANY,
-    "spool_oldest_event_age_seconds": _ANY,
+# What the values that several workers have of a gauge are together. tests/services/test_workers.py: none is left out.
+_SUM = operator.add
+_EVERYWHERE = min  # "1 while …", and it has to be so everywhere
+_SOMEWHERE = _MOST = max
+OF_GAUGES: Mapping[str, Callable[[float, float], float]] = {
+    "service_ready": _EVERYWHERE,
+    "workers": _SUM,
+    "link_cache_bytes": _SUM,
+    "link_cache_links": _SUM,
+    "link_listener_connected": _EVERYWHERE,
+    "database_connections_used": _SUM,
+    "database_connections_most": _SUM,
+    "spool_bytes": _SUM,
+    "spool_oldest_event_age_seconds": _MOST,
+    "event_messages_unconfirmed": _SUM,
+    "broker_connected": _EVERYWHERE,
+    "broker_blocked": _SOMEWHERE,
+    "events_missing": _MOST,  # all read it from the same counts
+    "stats_available": _EVERYWHERE,
 }
 
 
@@ -100,7 +110,7 @@ def _merged(workers: Sequence[list[HandedMetric]]) -> dict[str, HandedMetric]:
     samples: dict[str, dict[tuple[str, Labels], HandedSample]] = {}
     for metric in (metric for worker in workers for metric in worker):
         merged.setdefault(metric.name, metric)
-        together = _OF_GAUGES.get(metric.name, operator.add)
+        together = OF_GAUGES[metric.name] if metric.type == "gauge" else _SUM
         known = samples.setdefault(metric.name, {})
         for sample in metric.samples:
             if (before := known.get(key := (sample.name, sample.labels))) is None:
