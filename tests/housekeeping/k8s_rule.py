@@ -28,7 +28,9 @@ def broken(check: Rule, cluster: Cluster) -> list[str]:
 
 def matches(selector: Object, labels: dict[str, str]) -> bool:
     for each in selector.get("matchExpressions", []):
-        if each["operator"] == "In" and labels.get(each["key"]) not in each["values"]:
+        if each["operator"] != "In":
+            raise Fault(f"nothing here knows what {each['operator']} means in a selector")
+        if labels.get(each["key"]) not in each["values"]:
             return False
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
 

@@ -3,7 +3,13 @@
 import re
 from collections.abc import Iterator
 
-from tests.housekeeping import k8s_rules_components, k8s_rules_network, k8s_rules_operators, k8s_rules_pods
+from tests.housekeeping import (
+    k8s_rules_components,
+    k8s_rules_inside,
+    k8s_rules_network,
+    k8s_rules_operators,
+    k8s_rules_pods,
+)
 from tests.housekeeping.k8s_cluster import Cluster, Object, at, mappings, name_of
 from tests.housekeeping.k8s_facts import ingress, jaeger, postgresql, rabbitmq, redis
 from tests.housekeeping.k8s_ingress import EDGES, edge_header
@@ -13,7 +19,7 @@ from urlshortener.errors import WrongSetting
 from urlshortener.settings import TABLE, Settings
 
 # Each brings rules of its own.
-PARTS = (k8s_rules_components, k8s_rules_network, k8s_rules_operators, k8s_rules_pods)
+PARTS = (k8s_rules_components, k8s_rules_inside, k8s_rules_network, k8s_rules_operators, k8s_rules_pods)
 
 
 EVERY_RULE = RULES
@@ -70,6 +76,24 @@ def no_two_objects_have_one_name(cluster: Cluster) -> Iterator[str]:
 
 
 # --- Labels, selectors and ports
+
+
+@rule
+def labels_say_what_a_thing_is(cluster: Cluster) -> Iterator[str]:
+    for each in cluster.objects:
+        labels = each["metadata"].get("labels", {})
+        if each["apiVersion"] == "bitnami.com/v1alpha1":
+            continue
+        if labels.get("app.kubernetes.io/part-of") != "url-shortener":
+            yield f"{name_of(each)} does not say that it is part of this"
+        if labels.get("app.kubernetes.io/name", each["metadata"]["name"]) != each["metadata"]["name"]:
+            yield f"{name_of(each)} is called {labels['app.kubernetes.io/name']}"
+        word = "pod-security.kubernetes.io/"
+        if labels.get(f"{word}warn") != labels.get(f"{word}enforce"):
+            yield f"{name_of(each)} warns of other things than it enforces"
+    for each in cluster.workloads():
+        if _labels(each).get("app.kubernetes.io/part-of") != "url-shortener":
+            yield f"the pods of {name_of(each)} do not say that they are part of this"
 
 
 @rule
@@ -137,6 +161,8 @@ def both_ingress_controllers_are_told_the_same(cluster: Cluster) -> Iterator[str
         yield "a status that a service chose would be asked for a second time"
     if int(today.get("proxy-next-upstream-tries", 0)) != 2:
         yield "a request without an answer is to be tried exactly once more"
+    if today.get("ssl-redirect") != "true":
+        yield "links can be followed without TLS"
     if int(today.get("proxy-read-timeout", 0)) < 9:
         yield "a create may take 8 s, the proxy waits less"
 

@@ -1,5 +1,6 @@
 """Network policies: who may ask whom."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 from tests.housekeeping.k8s_cluster import Cluster, Object
@@ -18,7 +19,7 @@ def _ways(cluster: Cluster) -> Iterator[tuple[str, str, int]]:
     yield "Jaeger", "elasticsearch", 9200
     yield "Jaeger's pages", "elasticsearch", 9200
     yield "Jaeger's cleaner", "elasticsearch", 9200
-    for pods, ports in (("PostgreSQL", (5432, 8000)), ("RabbitMQ", (4369, 25672)), ("Redis", (6379,))):
+    for pods, ports in (("PostgreSQL", (5432, 8000)), ("RabbitMQ", (4369, 25672, 35672, 35682)), ("Redis", (6379,))):
         if cluster.environment != "dev":
             yield from ((pods, pods, port) for port in ports)
     for pooler in cluster.of("Pooler"):
@@ -33,6 +34,7 @@ _FROM_OUTSIDE = (
     ("ingress-nginx", "shortener-service", 8080),
     ("ingress-nginx", "analytics-service", 8081),
     ("nginx-ingress", "shortener-service", 8080),
+    ("cnpg-system", "PostgreSQL", 5432),
     ("cnpg-system", "PostgreSQL", 8000),
     ("rabbitmq-system", "RabbitMQ", 15672),
     ("redis-operator", "Redis", 6379),
@@ -40,12 +42,22 @@ _FROM_OUTSIDE = (
 )
 
 
-def _opens(entry: Object, port: int) -> bool:
+def _opens(entry: Object, port: int, protocol: str = "TCP") -> bool:
     ports = entry.get("ports")
-    return ports is None or any(each["port"] <= port <= each.get("endPort", each["port"]) for each in ports)
+    return ports is None or any(
+        each["port"] <= port <= each.get("endPort", each["port"]) and each.get("protocol", "TCP") == protocol
+        for each in ports
+    )
 
 
-def _allows(cluster: Cluster, side: str, pod: dict[str, str], port: int, fits: Callable[[Object], bool]) -> bool:
+def _allows(
+    cluster: Cluster,
+    side: str,
+    pod: dict[str, str],
+    port: int,
+    fits: Callable[[Object], bool],
+    protocol: str = "TCP",
+) -> bool:
     """One open door is enough; where no policy selects a pod for this side, every door is open."""
     direction = {"ingress": "Ingress", "egress": "Egress"}[side]
     closed = False
@@ -56,7 +68,7 @@ def _allows(cluster: Cluster, side: str, pod: dict[str, str], port: int, fits: C
         closed = True
         for entry in spec.get(side, []):
             peers = entry.get("from" if side == "ingress" else "to")
-            if _opens(entry, port) and (peers is None or any(fits(peer) for peer in peers)):
+            if _opens(entry, port, protocol) and (peers is None or any(fits(peer) for peer in peers)):
                 return True
     return not closed
 
@@ -84,8 +96,12 @@ def the_network_lets_through_what_is_needed(cluster: Cluster) -> Iterator[str]:
         if not _allows(cluster, "ingress", pods[whom], port, _in(namespace)):
             yield f"{whom} may not be asked from {namespace} at {port}"
     for who, labels in pods.items():
-        if not _allows(cluster, "egress", labels, 53, _in("kube-system")):
-            yield f"{who} may not ask for names"
+        for protocol in ("UDP", "TCP"):
+            if not _allows(cluster, "egress", labels, 53, _in("kube-system"), protocol):
+                yield f"{who} may not ask for names by {protocol}"
+    for who, port in itertools.product(("PostgreSQL", "RabbitMQ"), (443, 6443)):
+        if not _allows(cluster, "egress", pods[who], port, _in("default")):
+            yield f"{who} may not ask the API server at {port}"
 
 
 def _guests(cluster: Cluster, pod: dict[str, str], port: int) -> set[str]:

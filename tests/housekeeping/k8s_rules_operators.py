@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from tests.housekeeping.k8s_cluster import Cluster, at, quantity
+from tests.housekeeping.k8s_cluster import Cluster, Object, at, quantity
 from tests.housekeeping.k8s_facts import elasticsearch, jaeger, postgresql, rabbitmq, redis
 from tests.housekeeping.k8s_rule import SERVICES, rule
 from urlshortener.settings import Settings
@@ -31,6 +31,13 @@ def postgresql_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
         yield "a primary that is cut off goes on"
     if alive["periodSeconds"] * alive["failureThreshold"] + alive["terminationGracePeriodSeconds"] > 20:
         yield "a frozen primary may thaw before it is killed, and mislead a standby"
+    ready = at(spec, "probes.readiness")
+    if ready["periodSeconds"] * ready["failureThreshold"] > 5:
+        yield "a failed primary is noticed late"
+    if any(each["timeoutSeconds"] > each["periodSeconds"] for each in (alive, ready)):
+        yield "a probe is asked again before it could answer"
+    if spec["smartShutdownTimeout"] > 5 or spec["switchoverDelay"] > 20:
+        yield "a planned change of the primary waits for pools that never leave"
     if spec["stopDelay"] < spec["smartShutdownTimeout"] + 15:
         yield "stopDelay is not well above smartShutdownTimeout"
     if {"minSyncReplicas", "maxSyncReplicas"} & spec.keys():
@@ -41,7 +48,10 @@ def postgresql_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
         yield "shared_buffers is larger than the memory asked for"
     if instances == 1 and spec.get("enablePDB", True):
         yield "the operator's budget for a single instance blocks every drain"
+    yield from _parameters_of_postgresql(spec)
     owner = at(spec, "bootstrap.initdb")
+    if (owner["encoding"], owner["dataChecksums"]) != ("UTF8", True):
+        yield "not every link can be written, or what a disk spoilt is not seen"
     for service in SERVICES:
         settings = Settings.read(cluster.environment_of(cluster.get("Deployment", service)))
         for address in filter(None, (settings.links_url, settings.links_read_url)):
@@ -49,6 +59,20 @@ def postgresql_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
                 yield f"{service} asks for {address}, and the cluster has {owner}"
             if address.hosts[0][0] == "url-shortener-db-ro" and instances == 1:
                 yield "a single instance has no standby to read from"
+
+
+def _parameters_of_postgresql(spec: Object) -> Iterator[str]:
+    told = at(spec, "postgresql.parameters")
+    idle, interval, count = (int(told[f"tcp_keepalives_{word}"]) for word in ("idle", "interval", "count"))
+    if idle + interval * count > 15 or int(told["tcp_user_timeout"]) > 10_000:
+        yield "a client that vanished keeps its connection for long"
+    if not re.fullmatch(r"[1-5]s", told["client_connection_check_interval"]):
+        yield "a commit that waits does not notice that its client has gone"
+    if told["wal_level"] != "replica":
+        yield "a standby could not follow, or more is written than it needs"
+    kept = float(told["max_slot_wal_keep_size"].removesuffix("GB")) * 2**30
+    if kept > quantity(at(spec, "storage.size")) / 2:
+        yield "a standby that stays away fills the volume"
 
 
 def _megabytes(text: str) -> float:
@@ -66,6 +90,8 @@ def rabbitmq_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
     size = lines.get("quorum_queue.continuous_membership_reconciliation.target_group_size", "0")
     if int(size) < spec["replicas"]:
         yield f"a queue grows to {size} of {spec['replicas']} nodes"
+    if spec.get("autoEnableAllFeatureFlags") is not True:
+        yield "the next version may refuse to start"
     if "load_definitions" in lines:
         yield "with definitions, the operator's user is never made"
     if quantity(at(spec, "persistence.storage")) < quantity("5Gi"):
@@ -89,6 +115,20 @@ def redis_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
         yield "with fewer Sentinels than servers the operator never heals"
     if "--appendonly yes" not in command:
         yield "a restarted server forgets the counts: the operator sets appendonly too late"
+    if not re.match(r"sh -c sleep \d+; exec redis-server /redis/redis.conf --", command):
+        yield f"it is not started with the operator's configuration: {command}"
+    most = config.get("maxmemory", "")
+    if f"--maxmemory {most} " not in f"{command} " or _mb(most) > quantity(at(servers, "resources.requests.memory")):
+        yield f"it may take {most}, which it is not told at its start, or has not"
+    if not re.fullmatch(r"(\d+ \d+ ?)+", config.get("save", "")) or _mb(config.get("repl-backlog-size", "")) > 2**26:
+        yield "no snapshots, or a backlog that leaves no room"
+    if int(config["min-replicas-max-lag"]) > 10 or not 2000 <= int(watch["failover-timeout"]) <= 5000:
+        yield "a master that was cut off, or a failover that failed, is noticed late"
+    if spec.get("labelWhitelist") != ["^app.kubernetes.io/part-of$"]:
+        yield "a label that changes restarts every server"
+    volume = at(servers, "storage.persistentVolumeClaim.spec")
+    if not at(servers, "storage.keepAfterDeletion") or volume["accessModes"] != ["ReadWriteOnce"]:
+        yield "the counts go with the object, or their volume is shared"
     if "--maxmemory-policy noeviction" not in command or config.get("maxmemory-policy") != "noeviction":
         yield "counts may be evicted"
     pause = re.search(r"sleep (\d+)", command)
@@ -111,6 +151,10 @@ def redis_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
         yield f"{address} is no Redis that is there, or goes past Sentinel"
 
 
+def _mb(text: str) -> float:
+    return float(text.removesuffix("mb")) * 2**20
+
+
 @rule
 def jaeger_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
     spec = jaeger(cluster)["spec"]
@@ -121,6 +165,13 @@ def jaeger_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
             yield f"{part}: without a number the operator scales it up to a hundred"
     if spec["collector"].get("autoscale", True):
         yield "the collector scales itself"
+    switches = ("collector.options.collector.otlp.enabled", "ingress.enabled", "query.tracingEnabled")
+    if [at(spec, path) for path in switches] != [True, False, False]:
+        yield "it hears no OTLP, is open to the world, or wants an agent that is no longer made"
+    if at(spec, "collector.strategy.type") != "RollingUpdate" or at(spec, "storage.dependencies.enabled"):
+        yield "a new version interrupts it, or a job runs that nothing here has room for"
     es = at(spec, "storage.options.es")
+    if es.get("num-shards") != 1 or not re.fullmatch(r"\d+ \d+ \* \* \*", at(spec, "storage.esIndexCleaner.schedule")):
+        yield "a week has more shards than one node takes, or is not cleaned every day"
     if es.get("num-replicas") != 0 and elasticsearch(cluster)["spec"]["replicas"] == 1:
         yield "one node of Elasticsearch cannot hold a copy"

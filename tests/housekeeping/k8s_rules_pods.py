@@ -23,6 +23,8 @@ def a_budget_leaves_room_for_a_drain(cluster: Cluster) -> Iterator[str]:
     }
     for each in cluster.of("PodDisruptionBudget"):
         chosen = [name for name, labels in pods.items() if matches(each["spec"]["selector"], labels)]
+        if each["spec"].get("maxUnavailable", 1) != 1:
+            yield f"{name_of(each)} lets {each['spec']['maxUnavailable']} go at once, and a majority with them"
         if len(chosen) != 1:
             yield f"{name_of(each)} selects {chosen}"
         elif chosen[0] in ("PostgreSQL", "Redis", "Sentinel"):
@@ -43,6 +45,13 @@ def a_stop_fits_into_its_time(cluster: Cluster) -> Iterator[str]:
         needed = pause + settings.drain_delay.total_seconds() + settings.stop_timeout.total_seconds()
         if pause < 1 or needed >= at(pod, "terminationGracePeriodSeconds"):
             yield f"{service} needs {needed} s to stop and is killed after {pod['terminationGracePeriodSeconds']}"
+        ready, alive = at(pod, "containers.0.readinessProbe"), at(pod, "containers.0.livenessProbe")
+        if ready["periodSeconds"] * ready["failureThreshold"] > 5 or ready["timeoutSeconds"] > ready["periodSeconds"]:
+            yield f"{service} is asked for too long whether it can serve"
+        if alive["periodSeconds"] * alive["failureThreshold"] < 20 or alive["timeoutSeconds"] >= alive["periodSeconds"]:
+            yield f"{service} is killed too soon"
+        if pod.get("enableServiceLinks", True):
+            yield f"{service} may take variables of Services for settings"
         if at(workload, "spec.strategy.rollingUpdate.maxUnavailable") != 0:
             yield f"{service} loses a pod in a rollout before there is another"
 
@@ -191,6 +200,10 @@ def pods_are_restricted(cluster: Cluster) -> Iterator[str]:
     spec = redis(cluster)["spec"]
     yield from _faults_of_pod("Redis", {}, spec["redis"].get("securityContext", {}))
     yield from _faults_of_pod("Sentinel", {}, spec["sentinel"].get("securityContext", {}))
+    yield from _faults_of_container("Redis' exporter", at(spec, "redis.exporter") | _renamed(spec), True)
+    for name in ("redis", "sentinel"):
+        if {at(spec, f"{name}.securityContext.{word}") for word in ("runAsUser", "runAsGroup", "fsGroup")} != {1000}:
+            yield f"{name} may not write to its own volume"
     traces = jaeger(cluster)["spec"]
     yield from _faults_of_pod("Jaeger", {}, traces.get("securityContext", {}))
     for where in (
@@ -198,6 +211,10 @@ def pods_are_restricted(cluster: Cluster) -> Iterator[str]:
         at(traces, "storage.esIndexCleaner").get("containerSecurityContext", {}),
     ):
         yield from _faults_of_container("Jaeger", {"securityContext": where}, True)
+
+
+def _renamed(spec: Object) -> Object:
+    return {"securityContext": at(spec, "redis.exporter.containerSecurityContext")}
 
 
 def _faults_of_pod(name: str, pod: Object, context: dict[str, Any]) -> Iterator[str]:

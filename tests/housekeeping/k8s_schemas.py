@@ -30,6 +30,14 @@ _HOW_TO_GET_SCHEMAS = (
 
 _QUANTITY, _PORT = "quantity", "port"
 _TEXTS = {"*": str}
+
+
+def _one_of(*words: str) -> frozenset[str]:
+    return frozenset(words)
+
+
+_PROTOCOL = _one_of("TCP", "UDP", "SCTP")
+_SECCOMP = {"type": _one_of("RuntimeDefault", "Localhost", "Unconfined")}
 _SELECTOR = {"matchLabels": _TEXTS, "matchExpressions": [{"key": str, "operator": str, "values": [str]}]}
 _META = {"name": str, "namespace": str, "labels": _TEXTS, "annotations": _TEXTS}
 _AMOUNTS = {"cpu": _QUANTITY, "memory": _QUANTITY, "ephemeral-storage": _QUANTITY}
@@ -55,7 +63,7 @@ _CONTAINER = {
         }
     ],
     "envFrom": [{"configMapRef": {"name": str}, "secretRef": {"name": str}}],
-    "ports": [{"name": str, "containerPort": int, "protocol": str}],
+    "ports": [{"name": str, "containerPort": int, "protocol": _PROTOCOL}],
     "resources": {"requests": _AMOUNTS, "limits": _AMOUNTS},
     "startupProbe": _PROBE,
     "livenessProbe": _PROBE,
@@ -68,7 +76,7 @@ _CONTAINER = {
         "runAsNonRoot": bool,
         "runAsUser": int,
         "runAsGroup": int,
-        "seccompProfile": {"type": str},
+        "seccompProfile": _SECCOMP,
     },
     "volumeMounts": [{"name": str, "mountPath": str, "subPath": str, "readOnly": bool}],
 }
@@ -82,8 +90,8 @@ _POD = {
     "securityContext": {
         **dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), int),
         "runAsNonRoot": bool,
-        "fsGroupChangePolicy": str,
-        "seccompProfile": {"type": str},
+        "fsGroupChangePolicy": _one_of("OnRootMismatch", "Always"),
+        "seccompProfile": _SECCOMP,
     },
     "affinity": {
         "podAntiAffinity": {
@@ -95,7 +103,7 @@ _POD = {
         {
             "topologyKey": str,
             "maxSkew": int,
-            "whenUnsatisfiable": str,
+            "whenUnsatisfiable": _one_of("ScheduleAnyway", "DoNotSchedule"),
             "matchLabelKeys": [str],
             "labelSelector": _SELECTOR,
         }
@@ -114,7 +122,7 @@ _POD = {
 _TEMPLATE = {"metadata": {"labels": _TEXTS, "annotations": _TEXTS}, "spec": _POD}
 _BACKEND = {"service": {"name": str, "port": {"name": str, "number": int}}}
 _PEER = {"podSelector": _SELECTOR, "namespaceSelector": _SELECTOR, "ipBlock": {"cidr": str, "except": [str]}}
-_DOOR = {"port": _PORT, "endPort": int, "protocol": str}
+_DOOR = {"port": _PORT, "endPort": int, "protocol": _PROTOCOL}
 
 _WORDS: dict[tuple[str, str], Any] = {
     ("v1", "Namespace"): {},
@@ -124,7 +132,7 @@ _WORDS: dict[tuple[str, str], Any] = {
             "type": str,
             "clusterIP": str,
             "selector": _TEXTS,
-            "ports": [{"name": str, "port": int, "targetPort": _PORT, "protocol": str, "appProtocol": str}],
+            "ports": [{"name": str, "port": int, "targetPort": _PORT, "protocol": _PROTOCOL, "appProtocol": str}],
         }
     },
     ("apps/v1", "Deployment"): {
@@ -151,7 +159,7 @@ _WORDS: dict[tuple[str, str], Any] = {
                     "kind": str,
                     "metadata": _META,
                     "spec": {
-                        "accessModes": [str],
+                        "accessModes": [_one_of("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")],
                         "storageClassName": str,
                         "resources": {"requests": {"storage": _QUANTITY}},
                     },
@@ -163,14 +171,14 @@ _WORDS: dict[tuple[str, str], Any] = {
         "spec": {
             "minAvailable": _PORT,
             "maxUnavailable": _PORT,
-            "unhealthyPodEvictionPolicy": str,
+            "unhealthyPodEvictionPolicy": _one_of("AlwaysAllow", "IfHealthyBudget"),
             "selector": _SELECTOR,
         }
     },
     ("networking.k8s.io/v1", "NetworkPolicy"): {
         "spec": {
             "podSelector": _SELECTOR,
-            "policyTypes": [str],
+            "policyTypes": [_one_of("Ingress", "Egress")],
             "ingress": [{"from": [_PEER], "ports": [_DOOR]}],
             "egress": [{"to": [_PEER], "ports": [_DOOR]}],
         }
@@ -179,7 +187,20 @@ _WORDS: dict[tuple[str, str], Any] = {
         "spec": {
             "ingressClassName": str,
             "tls": [{"hosts": [str], "secretName": str}],
-            "rules": [{"host": str, "http": {"paths": [{"path": str, "pathType": str, "backend": _BACKEND}]}}],
+            "rules": [
+                {
+                    "host": str,
+                    "http": {
+                        "paths": [
+                            {
+                                "path": str,
+                                "pathType": _one_of("Exact", "Prefix", "ImplementationSpecific"),
+                                "backend": _BACKEND,
+                            }
+                        ]
+                    },
+                }
+            ],
         }
     },
     ("autoscaling/v2", "HorizontalPodAutoscaler"): {
@@ -221,6 +242,9 @@ def _strange(thing: Any, words: Any, where: str) -> Iterator[str]:
     elif isinstance(words, list) and isinstance(thing, list):
         for number, each in enumerate(thing):
             yield from _strange(each, words[0], f"{where}[{number}]")
+    elif isinstance(words, frozenset):
+        if thing not in words:
+            yield f"{where}: {thing!r} is none of {sorted(words)}"
     elif words == _QUANTITY:
         try:
             quantity(thing)
