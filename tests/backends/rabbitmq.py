@@ -130,6 +130,14 @@ disk_free_limit.absolute = 50MB
         )
         return int(found)
 
+    def messages_in(self, vhost: str, queue: str) -> int:
+        """How many messages a queue holds, those that are with a consumer too. Up to five seconds late."""
+        found = self.evaluate(
+            f"{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r({_binary(vhost)}, queue, {_binary(queue)})), "
+            "proplists:get_value(messages, rabbit_amqqueue:info(Q, [messages]))"
+        )
+        return int(found)
+
     def wait_for_queue_depth(self, vhost: str, queue: str, depth: int, within_seconds: float = 10) -> None:
         wait_until(
             lambda: self.queue_depth(vhost, queue) == depth, f"{queue} holds {depth} messages", within_seconds, 0.05
@@ -158,6 +166,14 @@ disk_free_limit.absolute = 50MB
 
     def clear_memory_alarm(self) -> None:
         self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark({absolute, 536870912})")
+
+    def blocked_connections(self, vhost: str) -> int:
+        """How many publishers it has stopped reading, because it takes no messages."""
+        found = self.evaluate(
+            "length([I || I <- rabbit_networking:connection_info_all([vhost, state]), "
+            f"I =:= [{{vhost, {_binary(vhost)}}}, {{state, blocked}}]])"
+        )
+        return int(found)
 
     def close_connections(self) -> None:
         """The broker closes every client's connection, as an operator may."""

@@ -179,6 +179,35 @@ async def test_poison_is_set_aside_with_its_reason_and_its_bytes_and_blocks_noth
     assert await ready_in(broker) == 0
 
 
+async def test_a_broker_that_takes_no_more_messages_still_hears_what_is_acknowledged(own_rabbitmq: Rabbitmq) -> None:
+    """It stops reading whoever publishes: so what sets poison aside is not the connection that acknowledges."""
+    vhost = own_rabbitmq.fresh_vhost()
+    broker = broker_of(own_rabbitmq, vhost)
+    async with channel_to(broker) as channel:
+        await declare(channel, TOPOLOGY)
+    await publish(broker, event_body(0), event_body(1), b"no event")
+    await asyncio.to_thread(own_rabbitmq.raise_memory_alarm)
+    source = AmqpSource(broker, TOPOLOGY)
+    async with source.deliveries() as deliveries:
+        came = await next_of(deliveries, 2)
+        waiting = asyncio.ensure_future(anext(deliveries))  # meets the poison
+        await until(lambda: own_rabbitmq.blocked_connections(vhost) == 1, "its publisher is blocked")
+        for delivery in came:
+            delivery.acknowledge()
+        await until_it_holds(own_rabbitmq, vhost, TOPOLOGY.queue, 1)
+        assert own_rabbitmq.messages_in(vhost, TOPOLOGY.dead_queue) == 0
+        await asyncio.to_thread(own_rabbitmq.clear_memory_alarm)
+        await until_it_holds(own_rabbitmq, vhost, TOPOLOGY.queue, 0)
+        await until_it_holds(own_rabbitmq, vhost, TOPOLOGY.dead_queue, 1)
+        waiting.cancel()
+
+
+async def until_it_holds(server: Rabbitmq, vhost: str, queue: str, messages: int) -> None:
+    async with asyncio.timeout(20):
+        while await asyncio.to_thread(server.messages_in, vhost, queue) != messages:
+            await asyncio.sleep(0.1)
+
+
 async def test_what_the_broker_itself_gives_up_comes_to_the_dead_letters(broker: Broker) -> None:
     await publish(broker, event_body(0), expiration="1")
     dead: list[aiormq.abc.DeliveredMessage] = []

@@ -402,6 +402,38 @@ async def test_a_cancelled_caller_cancels_no_commit(synchronous_postgresql_pair:
         assert "dog" in found
 
 
+CANCEL_REQUEST = (80877102).to_bytes(4)  # how a client asks the server to cancel a statement
+
+
+async def test_neither_a_time_limit_nor_a_caller_who_leaves_asks_the_server_to_cancel(
+    postgresql: Postgresql, database: str
+) -> None:
+    await migrated(database, postgresql)
+    async with (
+        CutProxy(postgresql.host, postgresql.port) as proxy,
+        opened(open_store(servers(database, postgresql, port=proxy.port))) as store,
+    ):
+        await store.add_many([draft("cat")])
+        await store.find_many(["cat"])
+        proxy.freeze()
+        late = asyncio.create_task(store.find_many(["cat"]))
+        left = asyncio.create_task(store.change("cat", Change(enabled=False), NOW))
+        await asyncio.sleep(0.1)
+        left.cancel()
+        with pytest.raises(StoreUnavailable):
+            await late
+        proxy.thaw()
+        assert not (await sooner_or_later(lambda: found_changed(store)))["cat"].enabled
+        assert CANCEL_REQUEST not in proxy.requests
+
+
+async def found_changed(store: SqlLinkStore) -> Any:
+    found = await store.find_many(["cat"])
+    if found["cat"].enabled:
+        raise StoreUnavailable("not yet")
+    return found
+
+
 async def test_a_commit_that_stopped_waiting_for_its_standby_is_no_success(
     synchronous_postgresql_pair: PostgresqlPair,
 ) -> None:

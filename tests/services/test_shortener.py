@@ -396,6 +396,16 @@ class NoDatabase:
     follow = find = create = create_many = change = delete = page = refuse
 
 
+async def test_a_browser_gets_a_page_while_no_database_answers(
+    spool: ToldSpool, clock: Clock, readiness: Readiness
+) -> None:
+    async with asking(make_shortener(NoDatabase(StoreUnavailable()), spool, clock, readiness)) as client:
+        answer = await client.get("/cat", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert answer.headers["retry-after"] == "1"
+    assert "<h1>" in answer.text
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [(StoreUnavailable("The database does not answer."), "STORE_UNAVAILABLE"), (OutcomeUnknown(), "OUTCOME_UNKNOWN")],
