@@ -8,9 +8,11 @@ import yaml  # type: ignore[import-untyped]
 from tests.housekeeping.k8s_cluster import Cluster, Object, at, name_of, quantity
 from tests.housekeeping.k8s_facts import postgresql
 from tests.housekeeping.k8s_rule import SERVICES, matches, pods_of, rule
-from urlshortener.links.postgresql import READ_CONNECTIONS
+from urlshortener.links.postgresql import _READING, READ_CONNECTIONS
 from urlshortener.settings import Settings
 
+# Besides its name, which every pooler understands.
+_SAID_AT_THE_START = {"default_transaction_isolation", *_READING}
 _OF_A_POD = "spec.template.spec.containers.0.resources"
 
 
@@ -21,11 +23,15 @@ def an_autoscaler_fits_what_it_scales(cluster: Cluster) -> Iterator[str]:
         target = at(each, "spec.scaleTargetRef")
         workload = cluster.get(target["kind"], target["name"])
         fewest, most = cluster.pods(target["name"])
+        if target["apiVersion"] != workload["apiVersion"]:
+            yield f"{name_of(each)} scales what is no {target['apiVersion']}"
         if "replicas" in workload["spec"]:
             yield f"every apply would set {target['name']} back to {workload['spec']['replicas']}"
         if not budgets.get(target["name"], 0) < fewest < most:
             yield f"{name_of(each)}: {fewest} to {most} pods, of which a budget keeps {budgets.get(target['name'])}"
         for metric in at(each, "spec.metrics"):
+            if (metric["type"], at(metric, "resource.target.type")) != ("Resource", "Utilization"):
+                yield f"{name_of(each)} looks at {metric}"
             share, resource = at(metric, "resource.target.averageUtilization") / 100, at(metric, "resource.name")
             asked, limit = (quantity(at(workload, f"{_OF_A_POD}.{kind}.{resource}")) for kind in ("requests", "limits"))
             if not asked <= share * asked < limit:
@@ -46,6 +52,14 @@ def a_pooler_has_readers_only_and_room_for_them(cluster: Cluster) -> Iterator[st
             yield f"{name} does not lead to the standbys"
         if at(spec, "pgbouncer.poolMode") != "transaction" or int(parameters.get("max_prepared_statements", 0)) < 1:
             yield f"{name} shares no connections, or forgets what was prepared"
+        if set(parameters["ignore_startup_parameters"].split(",")) != _SAID_AT_THE_START:
+            yield f"{name} refuses readers, who say {sorted(_SAID_AT_THE_START)} when they connect"
+        for spread in at(spec, "template.spec.topologySpreadConstraints"):
+            mine = matches(spread["labelSelector"], {"cnpg.io/poolerName": name})
+            if (mine, spread["topologyKey"], spread["maxSkew"]) != (True, "kubernetes.io/hostname", 1):
+                yield f"{name} may have both of its pods on one node"
+            if spread["whenUnsatisfiable"] != "ScheduleAnyway":
+                yield f"{name} may not start where a node is missing"
         if spec["instances"] < 2:
             yield f"{name} is a single point of failure"
         clients = servers = 0
@@ -80,8 +94,8 @@ def backups_have_an_archive(cluster: Cluster) -> Iterator[str]:
             yield f"{name_of(each)} is of no use: the log between two of them is not archived"
         elif not at(plugin, "parameters.barmanObjectName"):
             yield f"{name_of(each)} is written nowhere"
-        if len(spec["schedule"].split()) != 6:
-            yield f"{name_of(each)}: this operator's schedules begin with the seconds"
+        if not re.fullmatch(r"\d+ \d+ \d+ \* \* \*", spec["schedule"]):
+            yield f"{name_of(each)} is not made every day; this operator's schedules begin with the seconds"
 
 
 @rule
@@ -115,6 +129,13 @@ def _lets_in_monitoring(policy: Object, pod: dict[str, str], port: int) -> bool:
 
 
 @rule
+def grafana_finds_the_dashboard(cluster: Cluster) -> Iterator[str]:
+    for each in cluster.of("ConfigMap"):
+        if "dashboard.json" in each["data"] and each["metadata"]["labels"].get("grafana_dashboard") != "1":
+            yield f"{name_of(each)} is not found by Grafana"
+
+
+@rule
 def standbys_are_counted_and_none_may_be_missing(cluster: Cluster) -> Iterator[str]:
     alerts = [
         each
@@ -129,6 +150,8 @@ def standbys_are_counted_and_none_may_be_missing(cluster: Cluster) -> Iterator[s
             yield f"one of {spec['instances']} instances could be missing unseen: {alert['expr']}"
         known = set()
         for source in at(spec, "monitoring.customQueriesConfigMap"):
+            if "cnpg.io/reload" not in at(cluster.get("ConfigMap", source["name"]), "metadata.labels"):
+                yield f"a change of {source['name']} is read by nobody"
             queries = yaml.safe_load(at(cluster.get("ConfigMap", source["name"]), "data")[source["key"]])
             known |= {f"cnpg_{name}_{c}" for name, query in queries.items() for each in query["metrics"] for c in each}
         yield from (f"nobody measures {each}" for each in set(re.findall(r"cnpg_standbys\w+", alert["expr"])) - known)

@@ -99,7 +99,8 @@ def the_network_lets_through_what_is_needed(cluster: Cluster) -> Iterator[str]:
         for protocol in ("UDP", "TCP"):
             if not _allows(cluster, "egress", labels, 53, _in("kube-system"), protocol):
                 yield f"{who} may not ask for names by {protocol}"
-    for who, port in itertools.product(("PostgreSQL", "RabbitMQ"), (443, 6443)):
+    poolers = [each["metadata"]["name"] for each in cluster.of("Pooler")]
+    for who, port in itertools.product(("PostgreSQL", "RabbitMQ", *poolers), (443, 6443)):
         if not _allows(cluster, "egress", pods[who], port, _in("default")):
             yield f"{who} may not ask the API server at {port}"
 

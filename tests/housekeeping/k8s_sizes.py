@@ -27,7 +27,7 @@ def asked_for(cluster: Cluster) -> tuple[dict[str, str], dict[str, str]]:
 
     def deployment(name: str) -> tuple[int, Object]:
         thing = cluster.get("Deployment", name)
-        return thing["spec"]["replicas"], at(thing, _OF_A_POD)
+        return cluster.pods(name)[0], at(thing, _OF_A_POD)
 
     groups: dict[str, list[tuple[int, Object]]] = {
         "services": [deployment(name) for name in services],

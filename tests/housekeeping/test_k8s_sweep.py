@@ -10,6 +10,7 @@ from tests.housekeeping.k8s_rules import faults
 from tests.housekeeping.k8s_schemas import built_in, faults_of_built_in, faults_of_custom, folder_of_schemas
 from tests.housekeeping.k8s_sizes import asked_for
 
+COMPONENTS = ("autoscaling", "backups", "monitoring", "pooler")
 Path = tuple[str | int, ...]
 
 # What may be another value: a pattern of `Kind name path`, and why.
@@ -58,12 +59,13 @@ def _is_seen(cluster: Cluster, changed: Object, known: set[str]) -> bool:
     )
 
 
-def unseen() -> list[str]:
-    """Every value of production that can be changed without a word from any check."""
-    cluster = Cluster.rendered("prod")
+def unseen(cluster: Cluster, besides: Cluster | None = None) -> list[str]:
+    """Every value that can be changed without a word from any check; of what is new, where another cluster is given."""
     known = set(wrong_facts(cluster)) | set(faults(cluster))
     found = []
     for each in cluster.objects:
+        if besides and each in besides.objects:
+            continue
         name = each["metadata"]["name"]
         for path, value in list(_leaves(each)):
             place: Any = each
@@ -77,6 +79,25 @@ def unseen() -> list[str]:
 
 
 def test_whatever_is_changed_is_seen_or_free() -> None:
-    left = unseen()
+    left = unseen(Cluster.rendered("prod"))
     assert [each for each in left if not any(re.search(pattern, each) for pattern in FREE)] == []
     assert [pattern for pattern in FREE if not any(re.search(pattern, each) for each in left)] == []
+
+
+# The same for what the optional components add.
+FREE_OPTIONAL: dict[str, str] = {
+    r"^(HorizontalPodAutoscaler|PodMonitor|ScheduledBackup) \S+ metadata\.name$": "nobody names these",
+    r"^PrometheusRule ": "tests/monitoring plays them",
+    r"^ConfigMap url-shortener-dashboard (data|metadata\.name)": "a test of its own makes it anew",
+    r"^HorizontalPodAutoscaler .*(stabilizationWindowSeconds|averageUtilization)$": "up to the limit, a choice",
+    r"^ConfigMap .*cnpg\.io/reload$": "that it is there is what counts",
+    r"^Cluster .*barmanObjectName$": "yours; docs/backups.md is held to it",
+    r"^Pooler .*\.image$": "as in production",
+}
+
+
+def test_whatever_is_changed_in_optional_components_is_seen_or_free() -> None:
+    left = unseen(Cluster.rendered_with(*COMPONENTS), Cluster.rendered("prod"))
+    free = FREE | FREE_OPTIONAL
+    assert [each for each in left if not any(re.search(pattern, each) for pattern in free)] == []
+    assert [pattern for pattern in FREE_OPTIONAL if not any(re.search(pattern, each) for each in left)] == []
