@@ -18,6 +18,10 @@ def test_every_letter_and_digit_is_drawn_and_no_code_twice() -> None:
     assert len(set("".join(codes))) == 62
 
 
+def test_no_word_of_the_service_can_be_drawn() -> None:
+    assert not [word for word in RESERVED if re.fullmatch(r"[A-Za-z0-9]{8}", word)]
+
+
 @pytest.mark.parametrize("code", ["cat", "Cat-1_2", "x" * 64, "---", "apis", "api-v1"])
 def test_a_caller_may_choose(code: str) -> None:
     assert check_chosen(code) == code

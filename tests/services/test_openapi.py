@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from tests.services.conftest import RETENTION, Clock, ToldSpool, followed, make_shortener, open_directory
+from urlshortener.links.code import RESERVED
 from urlshortener.links.link import Draft
 from urlshortener.services.analytics import analytics_app
 from urlshortener.services.http import Readiness
@@ -76,6 +77,12 @@ class Doors:
 def doors(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     with Doors(migrated, tmp_path_factory.mktemp("doors")).open() as doors:
         yield doors
+
+
+@pytest.mark.parametrize("door", [0, 1])
+def test_the_first_part_of_every_route_is_kept_from_codes(doors: Doors, door: int) -> None:
+    document = httpx.get(f"{doors.urls[door]}/openapi.json").json()
+    assert {path.split("/")[1] for path in document["paths"]} - {"{code}"} <= RESERVED
 
 
 @pytest.mark.parametrize("door", [0, 1])

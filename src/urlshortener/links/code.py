@@ -22,7 +22,7 @@ RESERVED = frozenset({
 
 
 def draw() -> str:
-    """A code that nobody can guess. It may be taken or reserved as any other: the store draws again."""
+    """A code that nobody can guess. It may be taken as any other: then the store draws again."""
     number = secrets.randbelow(len(_LETTERS) ** DRAWN_LENGTH)  # one draw from the system, not eight
     letters = []
     for _ in range(DRAWN_LENGTH):
