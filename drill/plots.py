@@ -13,6 +13,11 @@ COLOURS = {
     "p99": "#c77d11",
     "waiting": "#8a63d2",
     "age": "#1f9aa8",
+    "redirected": "#2a9d5c",
+    "counted": "#6b8fd6",
+    "oldest": "#c77d11",
+    "spool": "#8a63d2",
+    "queue": "#c77d11",
 }
 
 
