@@ -60,6 +60,8 @@ def a_pooler_has_readers_only_and_room_for_them(cluster: Cluster) -> Iterator[st
                 yield f"{name} may have both of its pods on one node"
             if spread["whenUnsatisfiable"] != "ScheduleAnyway":
                 yield f"{name} may not start where a node is missing"
+        if int(parameters.get("server_login_retry", 15)) > 2:
+            yield f"{name} finds a standby that is back late"
         if spec["instances"] < 2:
             yield f"{name} is a single point of failure"
         clients = servers = 0
