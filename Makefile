@@ -49,7 +49,7 @@ format: ## Bring all code into the one format, and mend what can be mended by it
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: ## Write what is made from the code: docs/configuration.md, docs/metrics.md, the objectives' rules, the dashboard.
+docs: ## Write what is made from the code: docs/configuration.md, docs/metrics.md, the objectives' rules, the dashboard, the picture.
 	@scripts/setup dev
 	$(BIN)/python scripts/configuration_page.py
 	$(BIN)/python scripts/metrics_page.py

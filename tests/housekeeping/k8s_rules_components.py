@@ -147,7 +147,9 @@ def standbys_are_counted_and_none_may_be_missing(cluster: Cluster) -> Iterator[s
         if each.get("alert") == "PostgresqlStandbyMissing"
     ]
     for alert in alerts:
-        spec = postgresql(cluster)["spec"]
+        spec, name = postgresql(cluster)["spec"], postgresql(cluster)["metadata"]["name"]
+        if f'cnpg_collector_up{{cluster="{name}"}}' not in alert["expr"]:
+            yield f"nobody notices when no primary of {name} counts its standbys"
         if f"streaming) < {spec['instances'] - 1}" not in alert["expr"].partition(" or ")[0]:
             yield f"one of {spec['instances']} instances could be missing unseen: {alert['expr']}"
         known = set()
