@@ -106,8 +106,9 @@ class Epoch:
         if self._segments and self._segments[0].number == number:
             self._cursor = min(offset, self._segments[0].end)
         self.rewind()
-        last = next((frame for segment in reversed(self._segments) if (frame := _last_frame(segment))), None)
-        if last is not None:
+        newest = [frame for segment in list(self._segments)[-2:] if (frame := _newest_frame(segment))]
+        if newest:
+            last = max(newest, key=lambda frame: frame.first_seq)
             self.accepted(last.next_seq - 1, last.written_ms)
         first = self._segments[0].read(self._cursor, 1).frames if self._segments else []
         self._left_events = self.highest_seq + 1 - first[0].first_seq if first else 0
@@ -325,13 +326,15 @@ class Epoch:
         os.close(self._lock)
 
 
-def _last_frame(segment: Segment) -> Frame | None:
-    last, offset = None, 0
+def _newest_frame(segment: Segment) -> Frame | None:
+    """Not always the last: what had to wait in memory stands behind newer ones, perhaps in the next segment."""
+    newest, offset = None, 0
     while offset < segment.end:
         reading = segment.read(offset, 4096)
-        last = reading.frames[-1] if reading.frames else last
+        if reading.frames and (newest is None or reading.frames[-1].first_seq > newest.first_seq):
+            newest = reading.frames[-1]
         offset = reading.end
-    return last
+    return newest
 
 
 def _locked(folder: Path) -> int:

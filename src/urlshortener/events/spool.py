@@ -50,7 +50,8 @@ class Spool:
     of the old one is adopted, by whoever gets its lock, and sent under its own numbers.
 
     A disk that takes nothing (full, or over `max_bytes`) never stops a redirect: then events wait in memory, a few
-    thousand of them, and are given out first; those that do not fit are counted as unspooled.
+    thousand of them, are given out first, and go to the disk as soon as it takes some again; those that do not fit are
+    counted as unspooled.
 
     A `strict` one keeps whoever appends waiting until the events are done: see events/strict.py.
     """
@@ -165,6 +166,7 @@ class Spool:
         try:
             if self._write(frames):
                 EVENTS_SPOOLED.inc(len(events))
+                self._write_memory()
             else:
                 self._keep_in_memory(frames)
         finally:
@@ -205,6 +207,16 @@ class Spool:
             self._in_memory.append(kept)
             self._in_memory_bytes += len(frame.payload)
 
+    def _write_memory(self) -> None:
+        """As much of what waits there as the disk takes."""
+        while self._in_memory:
+            kept = self._in_memory[0]
+            if not self._write([Frame(kept.first_seq, kept.count, int(self._clock() * 1000), kept.body)]):
+                return
+            self._in_memory.popleft()
+            self._in_memory_bytes -= len(kept.body)
+            EVENTS_SPOOLED.inc(kept.count)
+
     def _drop(self, frame: Frame) -> None:
         EVENTS_UNSPOOLED.inc(frame.count)
         if self._confirmations is not None:
@@ -241,9 +253,7 @@ class Spool:
         if self._clock() - self._looked_around > _LOOK_AROUND_SECONDS or (self._saw_more and has_room):
             self._look_around()
         if self._in_memory:
-            kept = self._in_memory.popleft()
-            self._in_memory_taken[kept.first_seq] = kept
-            return kept
+            return self._take_from_memory(min(most, _MOST_EVENTS_OF_A_FRAME))
         too_old_before_ms = int((self._clock() - _TOO_OLD_SECONDS) * 1000)
         for epoch in self._sending():
             try:
@@ -255,6 +265,22 @@ class Spool:
                 return batch
             self._finish(epoch)
         return None
+
+    def _take_from_memory(self, most: int) -> Batch:
+        """Many turns' events at once: else few of them would leave in a second."""
+        parts = [self._in_memory.popleft()]
+        count = parts[0].count
+        while self._in_memory:
+            following = self._in_memory[0]
+            if following.first_seq != parts[0].first_seq + count or count + following.count > most:
+                break
+            parts.append(self._in_memory.popleft())
+            count += following.count
+        body = b",".join([part.body for part in parts])
+        self._in_memory_bytes += len(parts) - 1  # the commas
+        taken = Batch(self.epoch, parts[0].first_seq, count, body, False, self._own.highest_seq)
+        self._in_memory_taken[taken.first_seq] = taken
+        return taken
 
     def _sending(self) -> list[Epoch]:
         return [*self._epochs.values(), self._own]
@@ -331,9 +357,12 @@ class Spool:
         """Take again from the first that is not done."""
         for epoch in self._sending():
             epoch.rewind()
+        self._take_back_into_memory()
+        self._arrived.set()
+
+    def _take_back_into_memory(self) -> None:
         self._in_memory.extendleft(reversed(self._in_memory_taken.values()))
         self._in_memory_taken.clear()
-        self._arrived.set()
 
     def end_epoch(self) -> None:
         """Nobody appends any more: let the last batch say so, or one of its own where all others are gone.
@@ -373,23 +402,15 @@ class Spool:
         if self._is_closed:
             return
         self._write_turn()
-        self._save_memory()
+        self._take_back_into_memory()
+        self._write_memory()  # the last chance of what no disk had taken
+        EVENTS_UNSPOOLED.inc(sum(batch.count for batch in self._in_memory))
+        self._in_memory.clear()
         self._is_closed = True
         if self._cursor_timer is not None:
             self._cursor_timer.cancel()
         for epoch in self._sending():
             epoch.close()
-
-    def _save_memory(self) -> None:
-        """The last chance of what no disk had taken."""
-        written_ms = int(self._clock() * 1000)
-        for batch in (*self._in_memory_taken.values(), *self._in_memory):
-            if self._write([Frame(batch.first_seq, batch.count, written_ms, batch.body)]):
-                EVENTS_SPOOLED.inc(batch.count)
-            else:
-                EVENTS_UNSPOOLED.inc(batch.count)
-        self._in_memory.clear()
-        self._in_memory_taken.clear()
 
 
 class _EventIds:
