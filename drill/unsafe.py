@@ -102,7 +102,7 @@ def do_nothing() -> None:
             )
             statement = there.where(idempotency_keys.c.key.in_(keys))
             rows = await self._database.read(lambda connection: sql_store._all(connection, statement))
-            found = {row.key: sql_store._link(row) for row in rows}
+            found = {row.key: sql_store._link(row[:-1]) for row in rows}
             new = await add_many(self, [draft for draft in drafts if draft.key not in found])
             following = iter(new)
             return [found[draft.key] if draft.key in found else next(following) for draft in drafts]

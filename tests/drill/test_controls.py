@@ -5,10 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from drill import checkers
 from drill.controls import CONTROLS
 from drill.programme import brief, full, short
 from drill.unsafe import UNSAFE
+from tests.backends.postgresql import Postgresql
+from tests.links.stores import drawing, keyed, opened, postgresql_store, servers
+from urlshortener.links import sql_store
+from urlshortener.links.postgresql import migrate
 
 
 def test_each_safety_can_be_taken_away(tmp_path: Path) -> None:
@@ -16,6 +22,21 @@ def test_each_safety_can_be_taken_away(tmp_path: Path) -> None:
     environment = {**os.environ, "SPOOL_DIR": str(tmp_path / "spool"), "DATA_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", every], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+async def test_without_an_upsert_that_writes_a_create_that_is_repeated_only_reads(
+    postgresql: Postgresql, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_store.SqlLinkStore, "add_many", sql_store.SqlLinkStore.add_many)  # as it was, afterwards
+    UNSAFE["do_nothing"]()
+    await migrate(servers(database, postgresql))
+    written = "SELECT touched_at FROM links"
+    async with opened(postgresql_store(servers(database, postgresql), drawing())) as store:
+        wanted = keyed("key", "cat")
+        first = await store.add_many([wanted])
+        at = postgresql.run_sql(written, database=database)
+        assert await store.add_many([wanted]) == first
+        assert postgresql.run_sql(written, database=database) == at
 
 
 def test_each_control_takes_away_what_there_is_and_expects_a_checker_that_there_is() -> None:
