@@ -35,6 +35,13 @@ def test_a_standby_that_follows_is_counted_until_it_is_gone(pair: PostgresqlPair
     wait_until(lambda: _streaming(pair.primary) == 1, "the standby is back", within_seconds=10)
 
 
+def test_the_runbook_shows_each_standby_that_a_commit_may_wait_for(synchronous_postgresql_pair: PostgresqlPair) -> None:
+    page = _PAGE.read_text()
+    (query,) = re.findall(r"psql -Atc '([^']+)'", page)
+    (end,) = re.findall(r"lines that end in\s+`(\S+)`", page)
+    assert synchronous_postgresql_pair.primary.run_sql(query).endswith(end)
+
+
 @pytest.fixture
 def slow_clone(pair: PostgresqlPair, tmp_path: Path) -> Iterator[None]:
     """A clone of the primary in the making, so slowly that it stays that."""
