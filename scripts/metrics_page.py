@@ -11,7 +11,8 @@ _HEAD = """# Metrics
 Prometheus text at `/metrics` of the second door (`:9090` shortener, `:9091` analytics). This page is made from
 `src/urlshortener/telemetry/metrics.py` (`make docs`). Where the collector is set, the same
 numbers go to it (OTLP). In the OpenMetrics format the histogram of requests leads to traces (exemplars). Several worker
-processes add up. No label ever holds a code, an address or a user agent.
+processes are one service here: counters and histograms add up, gauges as `services/merged.py` says of each. No label ever
+holds a code, an address or a user agent.
 
 | name | type | unit | labels | meaning |
 |---|---|---|---|---|

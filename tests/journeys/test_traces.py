@@ -9,11 +9,11 @@ import pytest
 
 from tests.backends.otlp import OtlpReceiver, ReceivedSpan, tree
 from tests.backends.ports import free_port
-from tests.backends.postgresql import Postgresql
+from tests.backends.postgresql import Postgresql, PostgresqlPair
 from tests.backends.rabbitmq import Rabbitmq
 from tests.backends.redis import Redis
 from tests.backends.waiting import wait_until
-from tests.journeys.systems import System, all_in_one, two_services
+from tests.journeys.systems import VISITOR_SECRET, Process, System, all_in_one, migrate, two_services
 from tests.journeys.test_the_road import counted, made
 
 TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -116,6 +116,44 @@ def test_all_in_one_it_is_the_same_trace_without_a_broker_and_a_create_has_its_s
     (insert,) = (span for span in spans if span.name == "INSERT links")
     assert (batch.parent, insert.parent) == (create.id, batch.id)
     assert insert.attributes["db.system.name"] == "sqlite"
+
+
+def test_where_a_cold_link_was_found_is_told_and_which_statements_a_create_took(
+    postgresql_pair: PostgresqlPair, receiver: OtlpReceiver
+) -> None:
+    primary, replica = postgresql_pair.members
+    database = primary.fresh_database()
+    settings = {
+        **_settings(receiver.endpoint, "1"),
+        "LINKS_URL": f"postgresql://{primary.user}@{primary.host}:{primary.port}/{database}",
+        "LINKS_READ_URL": f"postgresql://{replica.user}@{replica.host}:{replica.port}/{database}",
+        "LINKS_PASSWORD": primary.password,
+        "CACHE_WARM_LINKS": "0",
+        "EVENTS_URL": f"amqp://127.0.0.1:{free_port()}/",
+        "STATS_URL": f"redis://127.0.0.1:{free_port()}/0",
+        "VISITOR_SECRET": VISITOR_SECRET,
+    }
+    migrate(settings)
+    with Process("shortener", settings) as shortener:
+        shortener.start()
+        code = made(System(shortener, shortener, [shortener]), "https://example.com/?token=hush")
+        postgresql_pair.wait_until_replicating()
+        shortener.stop()  # it forgets the link
+        shortener.start()
+        assert httpx.get(f"{shortener.urls[0]}/{code}").status_code == 307
+        assert httpx.get(f"{shortener.urls[0]}/nobody12").status_code == 404
+        wait_until(lambda: len(receiver.named("GET /{code}")) == 2, "the redirects' spans arrive", within_seconds=20)
+    found_in = {
+        span.attributes["http.response.status_code"]: span.attributes["urlshortener.link.found_in"]
+        for span in receiver.named("GET /{code}")
+    }
+    assert found_in == {307: "replica", 404: "primary"}
+    (create,) = receiver.named("POST /api/v1/urls")
+    print(tree(receiver.of(create.trace)))
+    assert {"batch of links", "INSERT links"} <= _names(receiver.of(create.trace))
+    for redirect in receiver.named("GET /{code}"):
+        assert "SELECT links" in _names(receiver.of(redirect.trace))
+    assert code not in str(receiver.spans) and "hush" not in str(receiver.spans)
 
 
 def _names(spans: list[ReceivedSpan]) -> set[str]:
