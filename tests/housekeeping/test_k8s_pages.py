@@ -156,6 +156,17 @@ def test_high_availability_names_the_versions_that_run_and_the_lease_that_is_set
     assert re.search(rf"the shortest that is accepted, {lease} s;", page)
 
 
+def test_the_ends_are_those_of_what_runs() -> None:
+    ways_out = tables((CHECKOUT / "docs" / "end-of-life.md").read_text())["Ways out"]
+    named = {row: re.search(r" (\d+\.[\d.]+)$", row) for row in ways_out.rows}
+    running = [image.partition(":")[2] for image in images(Cluster.rendered("prod"))]
+    assert sum(version is not None for version in named.values()) >= 3
+    for row, version in named.items():
+        assert version is None or any(tag.startswith(version[1]) for tag in running), row
+    for wanted in ("ingress-nginx", "Jaeger 1", "Spotahome", "Elasticsearch 8.11"):
+        assert any(wanted in row for row in ways_out.rows), wanted
+
+
 def test_the_connections_are_those_of_the_code_and_the_cluster() -> None:
     page = (CHECKOUT / "docs" / "sizing.md").read_text().partition("## Connections")[2]
     production, scaled = Cluster.rendered("prod"), Cluster.rendered_with("autoscaling")
