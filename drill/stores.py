@@ -15,7 +15,7 @@ from drill.http_client import ask_all
 from drill.load import Plan
 from drill.servers import PASSWORD, Redis, wait_for
 
-_BLOCK = 65536  # numbers in one bitmap of counting.lua
+_BLOCK = 65536  # numbers in one bitmap of stats/counting
 
 
 def insert_links(cluster: Cluster, plan: Plan) -> None:
@@ -87,11 +87,11 @@ def redis_digests(cluster: Cluster) -> dict[str, str]:
 
 
 def codes_counted(cluster: Cluster) -> int:
-    return int(cluster.redis_master().ask("ZCARD", "us:counts"))
+    return int(cluster.redis_master().ask("ZCARD", "us:top"))
 
 
 def numbers_counted(member: Redis, epochs: Sequence[str]) -> dict[str, set[int]]:
-    """epoch -> the numbers that are in the counts, as counting.lua keeps them."""
+    """epoch -> the numbers that are in the counts, as stats/counting keeps them."""
     with redis.Redis(member.address, 6379, password=PASSWORD, socket_timeout=10) as client:
         return {epoch: set(_numbers_of(client, epoch)) for epoch in epochs}
 

@@ -71,7 +71,7 @@ class Stretch(NamedTuple):
 class Course:
     """How an epoch has advanced. Two marks, a minute or more apart, tell what was known a while ago.
 
-    counting.lua keeps the same fields in the same order, and brings them forward in the same way.
+    counting/progress.lua keeps the same fields in the same order, and brings them forward in the same way.
     """
 
     host: str

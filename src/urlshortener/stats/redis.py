@@ -1,4 +1,4 @@
-"""Counts in Redis: a function on the server does the counting (counting.lua), this file packs and unpacks."""
+"""Counts in Redis: functions on the server do the counting (the folder counting), this file asks them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -7,24 +7,29 @@ from typing import Any
 
 import msgspec
 
-from urlshortener.events.event import AccessEvent, EventId, Progress
-from urlshortener.stats.access import Access, RequestMemory, access_of, instant, quarters_between
-from urlshortener.stats.progress import Advance, Course, Stretch, advances, done_of, drift_of, is_kept
+from urlshortener.events.event import AccessEvent, Progress
+from urlshortener.stats.access import RequestMemory, instant, quarters_between
+from urlshortener.stats.progress import Course, Stretch, advances, done_of, drift_of, is_kept
+from urlshortener.stats.redis_batch import Batch
 from urlshortener.stats.redis_connection import Command, FunctionMissing, Line, RedisConnection, Reply, Sentinels
 from urlshortener.stats.store import DRIFT_AFTER, Drift, LinkStats, Recorded, StatsPage
 from urlshortener.telemetry import LOG, database_call
 
-_LIBRARY = files("urlshortener.stats").joinpath("counting.lua").read_text("utf-8")
-_VERSION = _LIBRARY.partition("\n")[0].rpartition("_")[2]
+_PARTS = ("layout", "once", "tallies", "progress", "batch", "asking", "functions")
+_FOLDER = files("urlshortener.stats") / "counting"
+LIBRARY = "\n".join((_FOLDER / f"{part}.lua").read_text("utf-8") for part in _PARTS)
+_VERSION = LIBRARY.partition("\n")[0].rpartition("_")[2]
 _WAIT_MILLISECONDS = 300
 _GRACE_SECONDS = 3.0
 _QUARTERS_OF_A_DAY = 96
 _REQUESTS = RequestMemory()
-_SPAN_DAYS = 32  # as in counting.lua
+_SPAN_DAYS = 32  # as in counting/layout.lua
+_SWEPT_AT_ONCE = 500  # some milliseconds in which nothing is counted
+_SWEEPS = 20
 
 
 class RedisStats:
-    """The StatsStore in Redis. One call for each batch; equal numbers on every replica that acknowledged it.
+    """The StatsStore in Redis. One call for each batch of what is new; equal numbers on every replica that has it.
 
     What the last seconds brought may be undone: the append-only file may be written up to 2 s late when the master is
     killed and started again at once, and Sentinel may promote a replica that is behind. Then `generation` has grown.
@@ -57,31 +62,36 @@ class RedisStats:
         return self._connection.generation
 
     async def record(self, batch: Sequence[AccessEvent], progress: Sequence[Progress] = ()) -> Recorded:
-        accesses = [access_of(event) for event in batch]
-        packed = _packed(accesses, self._retention_seconds, self._requests, advances(batch, progress))
-        try:
-            return await self._count(packed)
-        except FunctionMissing:
-            await self._connection.load(_LIBRARY)
-            return await self._count(packed)
+        """In one call, if none of it is known. Else the server counts nothing and says what is; the others go again."""
+        advanced, left = advances(batch, progress), Batch(batch, self._requests)
+        answer, replicated, generation = await self._count(left.packed(self._retention_seconds, advanced))
+        while len(answer) > 1:
+            left.strike_out(answer)
+            # Should another Redis answer now, what the one before knew may be gone. The caller sees it by the
+            # generation, and brings all of it again.
+            answer, replicated, _ = await self._count(left.packed(self._retention_seconds, advanced))
+        return Recorded(
+            len(left) - left.retries, len(batch) - len(left), left.retries, answer[0], replicated, generation
+        )
 
-    async def _count(self, packed: bytes) -> Recorded:
+    async def _count(self, packed: bytes) -> tuple[list[Reply], bool, int]:
+        """The answer, whether the replicas have it, and the generation that it is of."""
+        try:
+            return await self._call(packed)
+        except FunctionMissing:
+            await self._connection.load(LIBRARY)
+            return await self._call(packed)
+
+    async def _call(self, packed: bytes) -> tuple[list[Reply], bool, int]:
         async with self._connection.writing() as line:
             await line.ask_for_replicas()
             wanted = self._replicas_wanted(line)
             function = f"shortener_count_{_VERSION}"
             with database_call("redis", "FCALL", {"db.stored_procedure.name": function}):
-                (counted, duplicates, retries, unremembered), acknowledged = await line.ask(
+                answer, acknowledged = await line.ask(
                     ("FCALL", function, 0, packed), ("WAIT", wanted, _WAIT_MILLISECONDS)
                 )
-            return Recorded(
-                counted,
-                duplicates,
-                retries,
-                unremembered,
-                replicated=acknowledged >= wanted,
-                generation=line.generation,
-            )
+            return answer, acknowledged >= wanted, line.generation
 
     def _replicas_wanted(self, line: Line) -> int:
         there = line.replicas
@@ -93,20 +103,25 @@ class RedisStats:
         return there if self._replicas_to_wait_for is None else min(there, self._replicas_to_wait_for)
 
     async def of(self, code: str) -> LinkStats | None:
-        score, record = await self._connection.read(("ZSCORE", "us:counts", code), ("GET", f"us:c:{code}"))
-        return None if score is None else _link_stats(code, score, record)
+        (record,) = await self._connection.read(("GET", f"us:r:{code}"))
+        return None if record is None else _link_stats(code, record)
 
     async def top(self, limit: int, offset: int) -> StatsPage:
         total, *page = await self._ask_function("top", offset, limit)
-        rows = zip(page[::3], page[1::3], page[2::3], strict=True)
-        return StatsPage([_link_stats(code.decode(), score, record) for code, score, record in rows], total)
+        rows = zip(page[::2], page[1::2], strict=True)
+        return StatsPage([_link_stats(code.decode(), record) for code, record in rows], total)
 
     async def quarters(self, code: str, start: datetime, end: datetime) -> Mapping[int, int]:
         wanted = quarters_between(start, end)
         if not wanted:
             return {}
-        spans = await self._ask_function("quarters", code, _span(wanted[0]), _span(wanted[-1]), self._retention_seconds)
-        found: dict[int, int] = {}
+        answer = await self._ask_function(
+            "quarters", code, _span(wanted[0]), _span(wanted[-1]), self._retention_seconds
+        )
+        if not answer:
+            return {}
+        latest, how_many, *spans = answer
+        found: dict[int, int] = {latest: how_many} if how_many else {}
         for span, fields in zip(spans[::2], spans[1::2], strict=True):
             for day, packed in zip(fields[::2], fields[1::2], strict=True):
                 found |= _quarters_of_day(span * _SPAN_DAYS + int(day), packed)
@@ -118,7 +133,7 @@ class RedisStats:
         try:
             (answer,) = await self._connection.read(command)
         except FunctionMissing:
-            await self._connection.load(_LIBRARY)
+            await self._connection.load(LIBRARY)
             (answer,) = await self._connection.read(command)
         return list(answer)
 
@@ -137,19 +152,19 @@ class RedisStats:
         return await self._ask_function("counted", *arguments)
 
     async def tidy(self, now: datetime) -> None:
-        """Only epochs: days are closed by the next access, and what is past its retention expires."""
+        """Days are closed by the next access, and what is past its retention expires: all that is left are epochs, and
+        visitors of codes that nobody follows any more. Of these some are looked at, each time others."""
         courses, seconds = await self._courses()
         old = [epoch for epoch, course in courses.items() if not is_kept(course, seconds)]
         done = await done_of(courses, self._counted)
         commands: list[Command] = [("HDEL", "us:progress", epoch) for epoch in old]
         commands += [("FCALL", f"shortener_done_{_VERSION}", 0, epoch, below) for epoch, below in done.items()]
-        if not commands:
-            return
+        commands += [("FCALL", f"shortener_sweep_{_VERSION}", 0, _SWEPT_AT_ONCE)] * _SWEEPS
         try:
             async with self._connection.writing() as line:
                 await line.ask(*commands)
         except FunctionMissing:  # another master since: the next call does the rest
-            await self._connection.load(_LIBRARY)
+            await self._connection.load(LIBRARY)
 
     async def ping(self) -> None:
         async with self._connection.writing() as line:  # unlike PING, refused by whoever takes no writes now
@@ -163,26 +178,9 @@ def _span(quarter: int) -> int:
     return quarter // _QUARTERS_OF_A_DAY // _SPAN_DAYS
 
 
-def _packed(
-    accesses: Sequence[Access], retention_seconds: int, requests: RequestMemory, advanced: Sequence[Advance]
-) -> bytes:
-    """The argument of the counting function; counting.lua says what stands where."""
-    epochs: dict[str, int] = {}
-    rows: list[str | int] = []
-    for access in accesses:
-        if isinstance(access.id, EventId):
-            rows += epochs.setdefault(access.id.epoch, len(epochs) + 1), access.id.seq
-        else:
-            rows += 0, access.id
-        rows += access.code, access.at_us, int(access.bot), access.visitor.hex() if access.visitor else ""
-        # As text, because the server's msgpack reads no bytes.
-        rows.append(access.request.decode("latin-1") if access.request and requests.seconds else "")
-    return msgspec.msgpack.encode([list(epochs), rows, retention_seconds, requests.seconds, requests.most, advanced])
-
-
-def _link_stats(code: str, score: bytes, record: bytes) -> LinkStats:
-    last_us, bots, visitors, *open_days = msgspec.msgpack.decode(record, type=list[int])
-    return LinkStats(code, -int(float(score)), bots, visitors + sum(open_days[1::2]), instant(last_us))
+def _link_stats(code: str, record: bytes) -> LinkStats:
+    count, last_us, bots, closed, _, _, _, visitors, _, *earlier = msgspec.msgpack.decode(record)
+    return LinkStats(code, count, bots, closed + visitors + sum(earlier[1::2]), instant(last_us))
 
 
 def _quarters_of_day(day: int, packed: bytes) -> dict[int, int]:
