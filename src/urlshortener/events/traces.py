@@ -86,7 +86,7 @@ def publishing(events: bytes, exchange: str, routing_key: str) -> Iterator[dict[
     links = [event.redirect for event in others]
     name = f"{PUBLISH} {destination}"
     with within(begun(name, SpanKind.PRODUCER, attributes, parent=first.redirect, links=links, at_ns=now)) as span:
-        yield {"traceparent": traceparent_of(span), "sent_at_us": now // 1000}
+        yield {"traceparent": traceparent_of(span.get_span_context()), "sent_at_us": now // 1000}
 
 
 def _messaging(operation: str, kind: str, destination: str, messages: int) -> dict[str, Value]:

@@ -6,6 +6,7 @@ tests/services/test_fast_traces.py compares the two.
 """
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -13,11 +14,10 @@ from opentelemetry.trace import SpanContext, SpanKind
 
 from urlshortener.services.plain_head import PlainHead
 from urlshortener.services.protocol import LimitedProtocol
-from urlshortener.services.traced import Answered, Tracing, fail_if
-from urlshortener.telemetry import FOUND_IN, SPOOL, begun, context_of, exemplar_of, failed, traceparent_of
+from urlshortener.services.traced import Answered, Tracing
+from urlshortener.telemetry import FOUND_IN, SPOOL, context_below, context_of, exemplar_of, told, traceparent_of
 
 _ROUTE = "/{code}"
-_NAME = f"GET {_ROUTE}"
 _TRACEPARENT = 4  # its place in a PlainHead; empty where there is none, or none to be believed
 _TRACESTATE = re.compile(rb"\r\ntracestate:[ \t]*([^\r]*)", re.IGNORECASE)
 _UNSAMPLED = frozenset(b"02468ace")  # how a traceparent ends that says: not this one
@@ -27,34 +27,47 @@ _Asked: TypeAlias = tuple[LimitedProtocol, bytes, object, PlainHead, bytes]
 
 
 class FastTrace:
-    """A redirect that is traced: a span for all of it, and below that one for having its access in the spool."""
+    """A redirect that is traced: a span for all of it, and below that one for having its access in the spool.
 
-    __slots__ = ("_connection", "_redirect", "_spool")
+    Both are told of when they are over: the event takes the first one's context along before.
+    """
+
+    __slots__ = ("_began_ns", "_connection", "_error", "_own", "_parent", "_spool_ns", "_spooled_ns")
 
     def __init__(self, connection: LimitedProtocol, parent: SpanContext | None, began_ns: int) -> None:
         self._connection = connection
-        self._redirect = begun(_NAME, SpanKind.SERVER, {FOUND_IN: "memory"}, parent=parent, at_ns=began_ns)
+        self._parent = parent
+        self._own = context_below(parent)
+        self._began_ns = began_ns
 
     def spooling(self, more: bytes) -> bytes:
         """Its access goes to the spool: what there is to say of it, and whose trace it belongs to."""
-        self._spool = begun(SPOOL, parent=self._redirect.get_span_context())
-        return b'%b,"traceparent":"%b"' % (more, traceparent_of(self._redirect).encode())
+        self._spool_ns = time.time_ns()
+        return b'%b,"traceparent":"%b"' % (more, traceparent_of(self._own).encode())
 
     def spooled(self, error: BaseException | None) -> None:
-        if error is not None:
-            failed(self._spool, error)
-        self._spool.end()
+        self._spooled_ns = time.time_ns()
+        self._error = error
 
     def left(self, status: int) -> None:
         """The visitor has his answer."""
+        error = {} if self._error is None else {"error.type": type(self._error).__name__}
+        told(SPOOL, self._spool_ns, self._spooled_ns, attributes=error, parent=self._own, has_failed=bool(error))
         answered = _answered(self._connection, status)
-        self._redirect.set_attributes(answered.attributes)
-        fail_if(self._redirect, answered)
-        self._redirect.end()
+        told(
+            answered.name,
+            self._began_ns,
+            time.time_ns(),
+            SpanKind.SERVER,
+            {FOUND_IN: "memory", **answered.attributes},
+            parent=self._parent,
+            own=self._own,
+            has_failed=answered.has_failed,
+        )
 
     @property
     def exemplar(self) -> dict[str, str]:
-        return exemplar_of(self._redirect)
+        return exemplar_of(self._own)
 
 
 class FastTraces:

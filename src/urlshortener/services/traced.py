@@ -3,12 +3,12 @@
 import time
 from typing import NamedTuple
 
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from urlshortener.services.caller import Proxies, header
 from urlshortener.services.measured import METHODS
-from urlshortener.telemetry import KEPT_BECAUSE, Sampling, Value, begun, context_of, within
+from urlshortener.telemetry import KEPT_BECAUSE, Sampling, Value, begun, context_of, told, within
 
 SLOW_SECONDS = 1.0
 _MOST_KEPT_PER_SECOND = 10  # of those that were not sampled: an outage is told by a few as well as by all
@@ -78,21 +78,14 @@ class Tracing:
         if not (answered.has_failed or is_slow) or not self._may_keep(ended_ns):
             return
         attributes = answered.attributes | {KEPT_BECAUSE: "failed" if answered.has_failed else "slow"}
-        span = begun(answered.name, SpanKind.SERVER, attributes, parent=parent, at_ns=began_ns)
-        fail_if(span, answered)
-        span.end(ended_ns)
+        kind, has_failed = SpanKind.SERVER, answered.has_failed
+        told(answered.name, began_ns, ended_ns, kind, attributes, parent=parent, has_failed=has_failed)
 
     def _may_keep(self, now_ns: int) -> bool:
         second, kept = self._kept_in_second
         kept = kept + 1 if second == now_ns // 1_000_000_000 else 1
         self._kept_in_second = now_ns // 1_000_000_000, kept
         return kept <= _MOST_KEPT_PER_SECOND
-
-
-def fail_if(span: Span, answered: Answered) -> None:
-    """Mark the span of a request that has failed."""
-    if answered.has_failed:
-        span.set_status(Status(StatusCode.ERROR))
 
 
 class Traced:
@@ -116,7 +109,8 @@ class Traced:
             answered = _answered(scope)
             span.update_name(answered.name)
             span.set_attributes(answered.attributes)
-            fail_if(span, answered)
+            if answered.has_failed:
+                span.set_status(Status(StatusCode.ERROR))
         return None
 
     def _parent(self, scope: Scope) -> SpanContext | None:
