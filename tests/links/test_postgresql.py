@@ -245,8 +245,8 @@ async def test_a_reader_that_is_struck_is_answered_by_a_fresh_connection(
     async with opened(open_store(await migrated(name, own_postgresql))) as store:
         await store.add_many([draft("cat")])
         end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-        for _ in range(5):
-            lookups = [asyncio.create_task(store.find_many(["cat"])) for _ in range(20)]
+        for _ in range(3):
+            lookups = [asyncio.create_task(store.find_many(["cat"])) for _ in range(8)]
             await asyncio.to_thread(own_postgresql.run_sql, end)
             assert all("cat" in found for found in await asyncio.gather(*lookups))
 
