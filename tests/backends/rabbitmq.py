@@ -167,6 +167,17 @@ disk_free_limit.absolute = 50MB
     def clear_memory_alarm(self) -> None:
         self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark({absolute, 536870912})")
 
+    def connections(self, vhost: str) -> dict[str, int]:
+        """The heartbeat in seconds of each client's connection, by the name that the client gave it."""
+        text = self.evaluate(
+            "binary_to_list(rabbit_json:encode(maps:from_list([{Name, Seconds} || "
+            "[{vhost, V}, {timeout, Seconds}, {client_properties, Told}] <- "
+            "rabbit_networking:connection_info_all([vhost, timeout, client_properties]), "
+            f'V =:= {_binary(vhost)}, {{<<"connection_name">>, _, Name}} <- Told])))'
+        )
+        named: dict[str, int] = json.loads(text.strip(chr(34)))
+        return named
+
     def blocked_connections(self, vhost: str) -> int:
         """How many publishers it has stopped reading, because it takes no messages."""
         found = self.evaluate(

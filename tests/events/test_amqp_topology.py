@@ -82,3 +82,14 @@ async def test_the_names_are_those_of_the_settings(rabbitmq: Rabbitmq, vhost: st
         (binding["source_name"], binding["routing_key"], binding["destination_name"])
         for binding in declared["bindings"]
     }
+
+
+async def test_each_end_has_a_connection_of_its_own_that_notices_within_seconds_when_the_other_is_gone(
+    rabbitmq: Rabbitmq, vhost: str
+) -> None:
+    broker = broker_of(rabbitmq, vhost)
+    source = AmqpSource(broker, Topology())
+    async with publishing(broker, MemorySpool()), source.deliveries():
+        wanted = {"url-shortener publish": 5, "url-shortener consume": 5}
+        await until(lambda: rabbitmq.connections(vhost) == wanted, "both are connected, with heartbeats of 5 s")
+    await source.close()
