@@ -149,13 +149,16 @@ class FastRedirects:
             return
         keyed = self._visitors.keyed(turn.at)
         accesses: list[Plain] = []
-        for _, _, (address, shown), (code, agent, referer, _, _, request_id), _ in asked:
+        decided: list[int] = []  # places of those whose proxy says whether they are traced
+        for _, _, (address, shown), (code, agent, referer, _, traceparent, request_id), _ in asked:
+            if traceparent:
+                decided.append(len(accesses))
             user_agent, text = _said(agent)
             visitor = keyed.copy()
             visitor.update(b"%b\0%b" % (address, text))
             more = b',"request_id":"%b"' % request_id if request_id else b""
             accesses.append((code, user_agent, shown, _said(referer)[0], visitor.hexdigest().encode(), more))
-        traced = {} if self._traces is None else self._traces.begun(asked, turn.began_ns)
+        traced = {} if self._traces is None else self._traces.begun(asked, decided, turn.began_ns)
         for place, trace in traced.items():
             accesses[place] = (*accesses[place][:-1], trace.spooling(accesses[place][-1]))
         written = self._spool.append_plain(turn.at, accesses)

@@ -76,13 +76,13 @@ class FastTraces:
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
-    def begun(self, asked: Sequence[_Asked], began_ns: int) -> dict[int, FastTrace]:
-        """The traces of those that have one, by their places: of a trusted proxy's traces those that it samples, of all
-        others a share."""
-        decided = {place: head[_TRACEPARENT] for place, (_, _, _, head, _) in enumerate(asked) if head[_TRACEPARENT]}
-        others = [place for place in range(len(asked)) if place not in decided] if decided else range(len(asked))
-        wanted = [others[place] for place in self._tracing.drawn_of(len(others))]
-        wanted += [place for place, traceparent in decided.items() if traceparent[-1] not in _UNSAMPLED]
+    def begun(self, asked: Sequence[_Asked], decided: Sequence[int], began_ns: int) -> dict[int, FastTrace]:
+        """The traces of those that have one, by their places: of those that a trusted proxy decided about the ones that
+        it samples, of all others a share."""
+        wanted = [place for place in decided if asked[place][3][_TRACEPARENT][-1] not in _UNSAMPLED]
+        if drawn := self._tracing.drawn_of(len(asked) - len(decided)):
+            others = sorted(set(range(len(asked))).difference(decided))
+            wanted += [others[place] for place in drawn]
         return {place: FastTrace(asked[place][0], _parent(asked[place]), began_ns) for place in sorted(wanted)}
 
     def tell_of(self, untraced: Iterable[_Asked], status: int, began_ns: int, seconds: float) -> None:
