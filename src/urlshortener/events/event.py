@@ -8,8 +8,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class EventId:
+class EventId(msgspec.Struct, frozen=True, gc=False):
     """The identity of an event: the same on every redelivery, so that twice delivered is once counted.
 
     An epoch is one life of one writing process (never continued by the next, so no number is ever used
@@ -20,8 +19,7 @@ class EventId:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class AccessEvent:
+class AccessEvent(msgspec.Struct, frozen=True, gc=False):
     """Someone followed a link: all that one service ever tells the other.
 
     `id` is the EventId, or the event_id of a foreign publisher that numbers nothing (then it is remembered

@@ -63,21 +63,19 @@ def access_of(event: AccessEvent) -> Access:
         event.code,
         microseconds(event.at),
         is_bot(event.user_agent),
-        _visitor(event.visitor),
-        _request(event.request_id, event.code),
+        None if event.visitor is None else hashed_visitor(event.visitor),
+        request_of(event),
     )
 
 
-def _request(request_id: str | None, code: str) -> bytes | None:
-    if request_id is None:
+def request_of(event: AccessEvent) -> bytes | None:
+    if event.request_id is None:
         return None
     # Of the code too: whatever an edge sends, one request leads to one code, and never suppresses another's click.
-    return blake2b(f"{code} {request_id}".encode(), digest_size=REQUEST_BYTES).digest()
+    return blake2b(f"{event.code} {event.request_id}".encode(), digest_size=REQUEST_BYTES).digest()
 
 
-def _visitor(visitor: str | None) -> bytes | None:
-    if visitor is None:
-        return None
+def hashed_visitor(visitor: str) -> bytes:
     # Hashed again, because a foreign publisher's visitor may be any text of any length.
     return blake2b(visitor.encode("utf-8", "surrogatepass"), digest_size=VISITOR_BYTES).digest()
 

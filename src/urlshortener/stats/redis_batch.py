@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from urlshortener.events.event import AccessEvent, EventId
-from urlshortener.stats.access import QUARTER_SECONDS, Access, RequestMemory, access_of
+from urlshortener.stats.access import QUARTER_SECONDS, RequestMemory, hashed_visitor, microseconds, request_of
+from urlshortener.stats.bots import is_bot
 from urlshortener.stats.progress import Advance
 
 # as in counting/layout.lua
@@ -32,16 +33,16 @@ class Batch:
 
     def __init__(self, events: Iterable[AccessEvent], requests: RequestMemory) -> None:
         self._requests = requests
-        self._numbered: dict[str, dict[int, Access]] = {}
-        self._foreign: dict[str, Access] = {}
+        self._numbered: dict[str, dict[int, AccessEvent]] = {}
+        self._foreign: dict[str, AccessEvent] = {}
         self._known_requests: set[str] = set()
         self.retries = 0
         for event in events:
             identity = event.id
             if isinstance(identity, EventId):
-                self._numbered.setdefault(identity.epoch, {}).setdefault(identity.seq, access_of(event))
+                self._numbered.setdefault(identity.epoch, {}).setdefault(identity.seq, event)
             else:
-                self._foreign.setdefault(identity, access_of(event))
+                self._foreign.setdefault(identity, event)
 
     def __len__(self) -> int:
         return sum(map(len, self._numbered.values())) + len(self._foreign)
@@ -62,16 +63,17 @@ class Batch:
         seen = set(self._known_requests)
         requests: defaultdict[int, list[str]] = defaultdict(list)
         tallies: defaultdict[int, dict[str, list[Any]]] = defaultdict(dict)
-        self.retries = 0
-        for access in self._accesses():
-            if access.request and self._requests.seconds:
-                request = access.request.decode("latin-1")  # text, because the server's msgpack reads no bytes
+        self.retries, remembers_requests = 0, self._requests.seconds > 0
+        for event in self._events():
+            at_us = microseconds(event.at)
+            if remembers_requests and (hashed := request_of(event)):
+                request = hashed.decode("latin-1")  # text, because the server's msgpack reads no bytes
                 if request in seen:
                     self.retries += 1
                     continue
                 seen.add(request)
-                requests[access.at_us // _PART * _SHARDS + access.request[-1] % _SHARDS].append(request)
-            _add(tallies[access.at_us // _QUARTER], access)
+                requests[at_us // _PART * _SHARDS + hashed[-1] % _SHARDS].append(request)
+            _add(tallies[at_us // _QUARTER], event, at_us)
         return msgspec.msgpack.encode(
             [
                 [block for epoch, numbers in self._numbered.items() for block in _blocks(epoch, sorted(numbers))],
@@ -83,20 +85,24 @@ class Batch:
             ]
         )
 
-    def _accesses(self) -> Iterator[Access]:
+    def _events(self) -> Iterator[AccessEvent]:
         return chain(chain.from_iterable(of.values() for of in self._numbered.values()), self._foreign.values())
 
 
-def _add(tallies: dict[str, list[Any]], access: Access) -> None:
-    visitor = f",{b2a_base64(access.visitor)[: _VISITOR - 1].decode()}" if access.visitor else ""
-    tally = tallies.get(access.code)
+def _add(tallies: dict[str, list[Any]], event: AccessEvent, at_us: int) -> None:
+    visitor = "" if event.visitor is None else _token(event.visitor)
+    tally = tallies.get(event.code)
     if tally is None:
-        tallies[access.code] = [access.code, 1, int(access.bot), access.at_us, visitor]
+        tallies[event.code] = [event.code, 1, int(is_bot(event.user_agent)), at_us, visitor]
     else:
         tally[1] += 1
-        tally[2] += access.bot
-        tally[3] = max(tally[3], access.at_us)
+        tally[2] += is_bot(event.user_agent)
+        tally[3] = max(tally[3], at_us)
         tally[4] += visitor
+
+
+def _token(visitor: str) -> str:
+    return f",{b2a_base64(hashed_visitor(visitor))[: _VISITOR - 1].decode()}"
 
 
 def _group(place: int, requests: list[str]) -> tuple[str, str, list[str]]:
