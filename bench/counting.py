@@ -21,7 +21,8 @@ _EVENTS = 200_000
 
 def ask(run: Run) -> None:
     events = run.so_many(_EVENTS)
-    rates, own_work = [], []
+    rates, own_work, work_of_redis = [], [], []
+    redis_pid = int(run.redis().ask("INFO", "server")["process_id"])
     for _ in run.rounds():
         fresh = run.settings()
         run.say(f"publishes {events:,} events")
@@ -31,11 +32,14 @@ def ask(run: Run) -> None:
             start(analytics)
             run.ran("analytics-service", cores.SERVICE)
             before, began = counted_by_now(analytics), time.monotonic()
-            used = processor_seconds(analytics.pid)
+            used, used_by_redis = processor_seconds(analytics.pid), processor_seconds(redis_pid)
             seconds_until_counted(analytics, events, within_seconds=120)
             rates.append((events - before) / (time.monotonic() - began))
-            own_work.append(1e6 * (processor_seconds(analytics.pid) - used) / max(1, events - before))
+            per_event = 1e6 / max(1, events - before)
+            own_work.append(per_event * (processor_seconds(analytics.pid) - used))
+            work_of_redis.append(per_event * (processor_seconds(redis_pid) - used_by_redis))
             found = total(analytics.urls[0])
             run.check(f"{events:,} events, {found:,} counted", holds=found == events)
     run.figure("events counted", "1/s", rates, goal=Goal(50_000, 100_000))
     run.figure("the process' own work for an event", "µs", own_work)
+    run.figure("Redis' work for an event", "µs", work_of_redis, goal=Goal(20, 10, less_is_better=True))
