@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -406,6 +407,8 @@ class Service(Member):
 
 
 class Nginx(Member):
+    stop_signal = signal.SIGQUIT  # it finishes what is under way, as the ingress controller has it do
+
     def __init__(self, address: str) -> None:
         super().__init__("nginx", address, 8080)
         doors = _retries_of_the_ingress()
