@@ -18,7 +18,7 @@ from bench.harness import cores, counts, machine, open_loop, shortener
 from bench.harness.prometheus import Prometheus
 from bench.harness.results import Answer
 from bench.harness.run import USUAL, Run, Shared
-from bench.harness.system import Service
+from bench.harness.system import Lost, Service
 from drill.plots import Panel, Point, plot
 
 _ROOT = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ def watch(run: Run, rate: int, load_seconds: float, away_seconds: float) -> Watc
     run.shared.rabbitmq.start()
     back = time.time()
     load.join()
-    counts.seconds_until_counted(analytics, service.redirected, within_seconds=_PATIENCE_SECONDS)
+    _wait_until_counted(service, analytics)
     counted_at = time.time()
     time.sleep(_AFTERWARDS_SECONDS)
     ended = time.time()
@@ -98,6 +98,18 @@ def watch(run: Run, rate: int, load_seconds: float, away_seconds: float) -> Watc
         -shift,
         {name: [(at - shift, value) for at, value in curve] for name, curve in curves.items()},
     )
+
+
+def _wait_until_counted(service: Service, analytics: Service) -> None:
+    """Lost where they never are: then it says how far they came, and what both services had to say."""
+    try:
+        counts.seconds_until_counted(analytics, service.redirected, within_seconds=_PATIENCE_SECONDS)
+    except Lost as lost:
+        sent, got = service.metrics(), analytics.metrics()
+        stages = {name: int(sent[f"events_{name}_total"]) for name in ("spooled", "confirmed")}
+        stages |= {name: int(got[f"events_{name}_total"]) for name in ("counted", "duplicate")}
+        print(service.log_tail(), analytics.log_tail(), sep="\n", file=sys.stderr)
+        raise Lost(f"{lost}: {stages}") from None
 
 
 def _visit(run: Run, service: Service, rate: float, seconds: float) -> open_loop.Waits:
