@@ -27,6 +27,8 @@ class ScriptedStore:
     An answer is made before it is held: what changes meanwhile is not in it, as with a real database.
     """
 
+    has_replica = True
+
     def __init__(self, *links: Link) -> None:
         self.primary = {link.code: link for link in links}
         self.replica: dict[str, Link] | None = None

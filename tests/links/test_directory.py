@@ -202,6 +202,15 @@ async def test_a_miss_on_the_replica_is_looked_up_on_the_primary(directory: Dire
     assert await directory.follow("unknown") is None
 
 
+async def test_without_a_replica_a_lookup_is_one_query(directory: Directory, store: ScriptedStore) -> None:
+    store.has_replica = False
+    store.primary["cat"] = a_link("cat")
+    assert await directory.follow("cat") == store.primary["cat"].destination
+    assert await directory.follow("unknown") is None
+    assert store.called("find_many") == [{"cat"}, {"unknown"}]
+    assert store.called("find_many_on_replica") == []
+
+
 async def test_only_a_reading_that_began_after_the_visitor_came_says_there_is_none(
     directory: Directory, store: ScriptedStore
 ) -> None:

@@ -113,6 +113,7 @@ async def test_a_replica_tells_a_link_and_who_told_it(kind: Kind, store: SqlLink
     found = await store.find_many_on_replica(["cat"])
     assert found["cat"].link == made
     assert found["cat"].from_primary is (kind.name != "replica")
+    assert store.has_replica is (kind.name == "replica")
 
 
 async def test_a_taken_code_fails_only_its_own_draft(store: SqlLinkStore) -> None:

@@ -65,9 +65,9 @@ class Directory:
 
     1. It is fresh in the cache (see `Cache`): answered at once, nobody is asked.
     2. It is asked for: all codes of one turn of the loop in one query, each code once however many want it. A replica
-       is asked first, then the primary; the primary alone for codes that were missed or changed a short while ago,
-       where a replica may be behind. "There is none" is said only by the primary, in a reading that began after
-       this visitor came.
+       is asked first, where there is one, then the primary; the primary alone for codes that were missed or changed
+       a short while ago, where a replica may be behind. "There is none" is said only by the primary, in a reading
+       that began after this visitor came.
     3. It is held, though expired, and there was no answer within 100 ms: it is served as it was last known, for
        at most `stale_max`, and the lookup goes on. After a failure the database is in doubt for a while: then
        nobody waits, and one visitor's code in each second is asked for behind their back.
@@ -211,7 +211,9 @@ class Directory:
         """The lookup of this code that is under way, or a new one."""
         lookup = self._lookups.get(code)
         if lookup is None:
-            replica_may_help = code not in self._missed and not self._cache.changed_recently(code)
+            replica_may_help = (
+                self._store.has_replica and code not in self._missed and not self._cache.changed_recently(code)
+            )
             lookup = (self._replica if replica_may_help else self._primary).ask(code)
             self._lookups[code] = lookup
             lookup.answered.add_done_callback(lambda answered: self._looked_up(code, answered))

@@ -204,6 +204,10 @@ class SqlLinkStore:
         made, over = draft.created_at, draft.created_at + KEY_LIFETIME
         return draft.owner, draft.key, draft.id, draft.body_digest, made, over, self._now()
 
+    @property
+    def has_replica(self) -> bool:
+        return not self._database.nearby_is_primary
+
     async def find_many(self, codes: Collection[str]) -> Mapping[str, Link]:
         return await self._find(self._database.read, codes)
 

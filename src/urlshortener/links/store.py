@@ -34,6 +34,11 @@ class LinkStore(Protocol):
     same Draft, as often as it likes, and gets the same link.
     """
 
+    @property
+    def has_replica(self) -> bool:
+        """Whether it pays to ask `find_many_on_replica` first."""
+        ...
+
     async def add_many(self, drafts: Sequence[Draft]) -> list[Link | Refused]:
         """Keep new links in one transaction; answer for each draft, in their order.
 
