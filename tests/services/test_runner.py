@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -299,6 +300,7 @@ async def service() -> AsyncIterator[Service]:
     yield service
     for door in service.doors:
         door.socket.close()
+    gc.unfreeze()
 
 
 def _terminate() -> None:
@@ -332,6 +334,17 @@ async def _until_refused(url: str) -> None:
             while True:
                 _, writer = await asyncio.open_connection(host, int(port))
                 writer.close()
+
+
+async def test_what_was_there_at_the_start_is_not_looked_through_again(service: Service) -> None:
+    """It would stop the loop for tens of milliseconds each time."""
+    running = asyncio.create_task(service.serve())
+    await service.until_ready()
+    frozen, left = gc.get_freeze_count(), len(gc.get_objects())
+    gc.unfreeze()
+    assert frozen > 10 * left
+    _terminate()
+    assert await running == 0
 
 
 async def test_nobody_waits_for_proxies_that_were_never_told_to_come(service: Service) -> None:
