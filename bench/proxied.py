@@ -1,6 +1,7 @@
 """Behind nginx as a proxy, as in a cluster: how much of what nginx gets from an nginx that only returns?
 
-The proxy and the load share core 1; what is proxied to has core 0. Afterwards the spool is read.
+The proxy and the load share core 1; what is proxied to has core 0. Afterwards the spool is read, and
+nearly all redirects must have taken the fast way, whatever the proxy adds to a request.
 """
 
 from bench.harness import cores, shortener, traffic
@@ -11,6 +12,8 @@ from bench.harness.run import Run
 
 TITLE = "Through nginx as proxy"
 
+_FAST = 0.99  # of all redirects, at least
+
 
 def ask(run: Run) -> None:
     service = shortener.started(run, run.settings(broker=False, counts=False), traffic.CODES)
@@ -20,4 +23,6 @@ def ask(run: Run) -> None:
     beside = Beside(run, proxy.url, other.url)
     beside.warm_up(run.requests())
     beside.figures(run.requests(), 64, Goal(0.9), "redirects through a proxy")
+    redirected, fast = service.redirected, int(service.metrics()["redirects_fast_total"])
+    run.check(f"{redirected:,} redirects, {fast:,} on the fast way", holds=fast >= _FAST * redirected)
     shortener.check_spool(run, service, beside.ours)
