@@ -12,8 +12,9 @@ import pytest
 
 from urlshortener.errors import StoreUnavailable, WrongSetting
 from urlshortener.events.event import AccessEvent, EventId
-from urlshortener.stats import sqlite
+from urlshortener.stats import sqlite, sqlite_file
 from urlshortener.stats.sqlite import SqliteStats
+from urlshortener.stats.sqlite_file import LAYOUT
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -143,7 +144,7 @@ async def test_counts_stay_when_it_is_opened_again(path: Path) -> None:
 async def test_while_another_process_writes_one_can_read_and_is_told_that_one_cannot_count(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(sqlite_file, "_LOCK_SECONDS", 0.3)
     stats = SqliteStats(path, retention=DAY)
     await stats.record([event(0)])
     other = sqlite3.connect(path, isolation_level=None)
@@ -167,13 +168,13 @@ async def test_while_another_process_writes_one_can_read_and_is_told_that_one_ca
 async def test_a_file_says_which_layout_it_has(stats: SqliteStats, path: Path) -> None:
     ((version,),) = ask(path, "PRAGMA user_version")
     assert isinstance(version, int)
-    assert (version // 1000, version % 1000) == (sqlite._LAYOUT, 1)
+    assert (version // 1000, version % 1000) == (LAYOUT, 1)
 
 
 async def test_a_newer_file_that_this_layout_can_use_is_used(path: Path) -> None:
     await SqliteStats(path, retention=DAY).close()
     ask(path, "ALTER TABLE links ADD COLUMN later TEXT")
-    ask(path, f"PRAGMA user_version = {2000 + sqlite._LAYOUT}")
+    ask(path, f"PRAGMA user_version = {2000 + LAYOUT}")
     stats = SqliteStats(path, retention=DAY)
     assert (await stats.record([event(0)])).counted == 1
     await stats.close()
