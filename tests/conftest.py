@@ -18,6 +18,7 @@ from tests.backends.redis import Redis, RedisSentinel
 from tests.backends.server import ServerMissing
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Who runs what, where several processes run the tests: a file is for one of them, which starts its servers once.
 
