@@ -2,8 +2,8 @@
 
 BIN := .venv/bin
 SCRIPTS := scripts/setup scripts/go-at-least scripts/collector scripts/try-image scripts/go-programs .ci/run k8s/helm/install-operators.sh k8s/seal.sh
-# All tests are shared by two processes, for two cores; a few that somebody picked are run by one, which shows what they print.
-ALL_TESTS := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Two processes share all tests, file by file; a few that somebody picked are run by one, which shows what they print.
+ALL_TESTS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --no-emit-index-url
 
 .DEFAULT_GOAL := help

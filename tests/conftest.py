@@ -18,17 +18,8 @@ from tests.backends.redis import Redis, RedisSentinel
 from tests.backends.server import ServerMissing
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who runs what, where several processes run the tests: a file is for one of them, which starts its servers once.
-
-    A file whose tests face both shapes of the system is for two. The drill and journeys come first, because they take
-    longest.
-    """
-    for item in items:
-        parameters = getattr(item, "callspec", None)
-        shape = parameters.params.get("system", "") if parameters else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.location[0]} {shape}"))
+    """The drill and journeys first: they take longest, and where two processes share the files none is to end alone."""
     items.sort(key=lambda item: ("drill" not in item.path.parts, "journeys" not in item.path.parts))
 
 

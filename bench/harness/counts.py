@@ -33,7 +33,7 @@ def counted_by_now(service: Service) -> int:
 
 
 def seconds_until_counted(service: Service, expected: int, within_seconds: float) -> float:
-    """Wait until so many are counted; how long it took. Lost if they never are. Whether each was once, `total` tells."""
+    """Wait until so many are counted; how long it took. Lost if they never are. `total` tells if each was once."""
     began = time.monotonic()
     while (counted := counted_by_now(service)) < expected:
         if time.monotonic() - began > within_seconds:
