@@ -20,7 +20,7 @@ from drill.faults import Fault
 from drill.figures import Struck, curves, figures
 from drill.history import REDIRECTS, History, Outcome, Stream
 from drill.load import Plan
-from drill.sampler import Busy, Sample, Sampler
+from drill.sampler import Busy, Sample, Sampler, Ways
 from drill.servers import NODES, PROXIES, wait_for
 
 LEAD_SECONDS = 4.0  # of quiet load before the first fault: what it is compared with
@@ -58,6 +58,7 @@ class Result:
     asked: dict[str, int]
     drained_seconds: float
     violations: list[Violation]
+    fast_share: float | None = None  # of the redirects of links in memory
     strikes: list[dict[str, Any]] = field(default_factory=list)
     falls: list[dict[str, Any]] = field(default_factory=list)
 
@@ -152,6 +153,7 @@ def run_leg(  # noqa: PLR0917
     strangers_before = _prepare(cluster, plan, is_witnessed=is_witnessed)
     plan = replace(plan, started_ns=time.monotonic_ns() + int(1.5e9))  # when the senders will be up
     struck: list[Struck] = []
+    ways = Ways(cluster)
     with Sampler(cluster) as sampler, Load(plan, say) as load:
         time.sleep(LEAD_SECONDS + (plan.started_ns - time.monotonic_ns()) / 1e9)
         for fault in faults:
@@ -175,6 +177,7 @@ def run_leg(  # noqa: PLR0917
         asked=totals(history),
         drained_seconds=drained_seconds,
         violations=violations,
+        fast_share=ways.fast_share,
         falls=[asdict(fall) for fall in falls(history)],
     )
     quiet_since = plan.started_ns + int(1e9)

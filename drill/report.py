@@ -60,7 +60,8 @@ def write_page(folder: Path) -> Path:
         "## Goals that were missed\n",
         _markdown(["fault", "times", "what"], _missed_rows(report)),
     ]
-    command = f"make drill ARGS='--seed {report['seed']}'; python -m drill page --seed {report['seed']}"
+    target = "drill" if report["programme"] == "full" else f"drill-{report['programme']}"
+    command = f"make {target} ARGS='--seed {report['seed']}'; python -m drill page --seed {report['seed']}"
     _PAGE.write_text(f"# The last drill\n\nWritten by `{command}`, from its results.\n\n" + "\n".join(tables))
     return _PAGE
 
@@ -129,6 +130,7 @@ def _summary(report: Mapping[str, Any]) -> str:
     busy = sum(leg["busy"] for leg in legs) / max(1, len(legs))
     machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
     versions = ", ".join(f"{name} {value}" for name, value in report["versions"].items())
+    fast = [leg["fast_share"] for leg in legs if leg.get("fast_share")]
     lost = {name: sum(leg["found"].get(name, 0) for leg in legs) for name in ("lost", "duplicated", "lost create")}
     return (
         f"{report['done']} of {report['steps']} steps of the {report['programme']} programme, seed {report['seed']}: "
@@ -136,6 +138,7 @@ def _summary(report: Mapping[str, Any]) -> str:
         f"Lost {lost['lost']}, doubled {lost['duplicated']}, acknowledged creates lost {lost['lost create']}; "
         f"{sum(map(has_passed, legs))} of {len(legs)} legs and {sum(map(has_passed, controls))} of {len(controls)} "
         f"controls as they should be. "
+        f"Of redirects of links in memory {100 * min(fast, default=0):.1f} % or more took the fast way in each leg. "
         f"In {void} steps the senders were late themselves (50 ms or more at the 99th percentile, with the machine "
         f"{100 * busy:.0f} % busy on average): their times are left out, what they lost or doubled would count.\n\n"
         f"Machine: {machine}. Versions: {versions}."
