@@ -117,7 +117,10 @@ class Spool:
         on to it once a turn. It is never cancelled and has no exception, but in a strict spool (`is_strict`)
         ChannelUnavailable, and there it may take seconds.
         """
-        written = self._written or self._begin_turn(at)
+        written = self._written
+        if written is None:
+            written = self._begin_turn(at)
+            written.get_loop().call_soon(self._write_turn)
         seq = self._next_seq
         self._next_seq = seq + 1
         event_id = self._event_id.of(seq)
@@ -139,19 +142,19 @@ class Spool:
         return written
 
     def append_plain(self, at: datetime, accesses: Sequence[Plain]) -> "asyncio.Future[None]":
-        """The same for many accesses of one time, in pieces that are JSON already."""
+        """The same for many accesses of one time, in pieces that are JSON already; all that the turn has had until now
+        is written at once. So the future is done when this returns, but that of a strict spool."""
         written = self._written or self._begin_turn(at)
         seq = self._next_seq
         self._next_seq = seq + len(accesses)
         self._turn += encode_plain(self.epoch, seq, self._event_id.start, at, accesses)
+        self._write_turn()
         return written
 
     def _begin_turn(self, at: datetime) -> "_Written":
-        loop = asyncio.get_running_loop()
-        self._written = _Written(loop=loop)
+        self._written = _Written(loop=asyncio.get_running_loop())
         self._turn_began = at.timestamp()
         self._event_id.turn(self._turn_began)
-        loop.call_soon(self._write_turn)
         return self._written
 
     def _write_turn(self) -> None:

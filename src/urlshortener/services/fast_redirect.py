@@ -8,8 +8,8 @@ upgrade, a code that is not known, a link that is over, a request that is to be 
 ordinary way would answer with the very same bytes, the same event and the same spans:
 tests/services/test_fast_redirect.py compares the two on whatever hypothesis makes up.
 
-**A turn.** All that arrives in one turn of the event loop is written to the spool with one `write`. The replies wait
-for it, and leave together when the spool says so: two turns later, or with SPOOL_MODE=strict when the broker has them.
+**A turn.** All that arrives in one turn of the event loop is written to the spool with one `write`, at the beginning of
+the next. The replies leave together right after it, or with SPOOL_MODE=strict when the broker has them.
 
 **Order.** While an answer of a connection is owed, whichever way it takes, no other way is taken: what arrives while
 replies wait for the spool is kept, and reading pauses; what arrives while the ordinary way is at work goes there.
@@ -162,7 +162,10 @@ class FastRedirects:
         for place, trace in traced.items():
             accesses[place] = (*accesses[place][:-1], trace.spooling(accesses[place][-1]))
         written = self._spool.append_plain(turn.at, accesses)
-        written.add_done_callback(lambda written: self._release(asked, traced, turn, written.exception()))
+        if written.done():
+            self._release(asked, traced, turn, written.exception())
+        else:
+            written.add_done_callback(lambda written: self._release(asked, traced, turn, written.exception()))
 
     def _release(
         self, asked: list[_Asked], traced: dict[int, FastTrace], turn: _Turn, error: BaseException | None
