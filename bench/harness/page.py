@@ -1,5 +1,6 @@
 """Results as text for a terminal, and as docs/performance.md with its plots."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -71,9 +72,19 @@ def _section(answer: Answer, scale: float) -> str:
     if answer.failure:
         return "\n".join([*lines, "It failed, so there are no figures.", ""])
     lines += ["| | median | lowest to highest | ratio | goal | |", "|---|---|---|---|---|---|", rows, ""]
+    lines += _why_missed(answer, scale)
     lines += [f"![{curve.title}](performance/{_file(curve.title)})" for curve in answer.curves]
     lines += ["", "Where it ran: " + "; ".join(answer.processes) + ".", ""]
     return "\n".join(lines)
+
+
+def _why_missed(answer: Answer, scale: float) -> list[str]:
+    """What its question says of that, where a goal was not reached."""
+    goals = [figure for figure in answer.figures if figure.goal is not None]
+    if all(figure.goal is None or figure.goal.is_met_by(_measured_by_goal(figure, scale)) for figure in goals):
+        return []
+    why: str = getattr(importlib.import_module(f"bench.{answer.question}"), "WHY_MISSED", "")
+    return [f"Why goals are missed: {why}", ""] if why else []
 
 
 def _row(figure: Figure, scale: float) -> str:
