@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
+import msgspec
+
 FAMILY = b"USF"
 MAGIC = FAMILY + b"1"  # another number: another layout
 _HEADER = struct.Struct("<4sI")
@@ -20,9 +22,8 @@ _LARGEST_PAYLOAD_BYTES = 16 * 1024 * 1024
 _USUAL_EVENT_BYTES = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Consecutive events that were written at once."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """Consecutive events that were written at once. One is made in each turn of the loop: so it has to be quick."""
 
     first_seq: int
     count: int

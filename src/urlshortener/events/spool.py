@@ -188,10 +188,8 @@ class Spool:
     def _write(self, frames: list[Frame]) -> bool:
         if self._is_closed or not frames:
             return not frames
-        if (
-            sum(epoch.bytes_on_disk for epoch in self._sending()) + sum(frame.size for frame in frames)
-            > self._max_bytes
-        ):
+        on_disk = self._own.bytes_on_disk + sum([epoch.bytes_on_disk for epoch in self._epochs.values()])
+        if on_disk + sum([frame.size for frame in frames]) > self._max_bytes:
             self._complain("over SPOOL_MAX_BYTES")
             return False
         try:

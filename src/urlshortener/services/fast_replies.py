@@ -9,7 +9,7 @@ from urlshortener.errors import ChannelUnavailable
 from urlshortener.links.link import Destination
 from urlshortener.services.http import problem_answer, problem_of
 from urlshortener.services.redirect import redirect_headers
-from urlshortener.telemetry import FAST_REDIRECTS, REDIRECTS, REQUEST_SECONDS, REQUESTS, observe_many
+from urlshortener.telemetry import FAST_REDIRECTS, REDIRECTS, REQUEST_SECONDS, REQUESTS, add_many, observe_many
 
 _ACCEPT = re.compile(rb"\r\naccept:[ \t]*([^\r]*)", re.IGNORECASE)
 _REDIRECT = b"HTTP/1.1 307 Temporary Redirect\r\n"
@@ -62,7 +62,7 @@ class Tally:
     ) -> None:
         """So many, and of those that are traced what leads to their traces."""
         for counter in self._found if error is None else self._refused:
-            counter.inc(count)
+            add_many(counter, count)
         for exemplar in exemplars:
             self._seconds.observe(seconds, exemplar)
         observe_many(self._seconds, seconds, count - len(exemplars))

@@ -28,6 +28,11 @@ def unit_of(name: str) -> str:
     return next((unit for unit in ("seconds", "bytes") if unit in name.split("_")), "")
 
 
+def add_many(counter: Counter, number: int) -> None:
+    """As `inc`, for less than half: what it checks is known here."""
+    counter._value.inc(number)
+
+
 def observe_many(histogram: Histogram, value: float, times: int) -> None:
     """`times` observations of the same value, for the price of one."""
     for place, bound in enumerate(histogram._upper_bounds):
