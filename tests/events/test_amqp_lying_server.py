@@ -9,7 +9,9 @@ from pamqp.commands import Basic
 from tests.events.lying_server import LyingServer, Said
 from tests.events.memory_spool import MemorySpool
 from tests.events.test_amqp_publisher import publishing, until
+from urlshortener.events import amqp_publisher
 from urlshortener.events.amqp import Broker
+from urlshortener.events.spool import Batch
 
 
 def _honest(_: int, number: int) -> Iterable[Said]:
@@ -98,3 +100,34 @@ async def test_under_light_load_messages_are_few_and_no_event_waits_long() -> No
             assert await publisher.drain(5) == 0
             seconds = loop.time() - began
         assert len(liar.bodies) <= seconds / 0.05 + 2
+
+
+class _OfWholeFrames(MemorySpool):
+    """Its frames fill no message to the last event."""
+
+    async def take(self, most: int = 256) -> Batch:
+        return await super().take(min(most, 250))
+
+
+async def test_what_has_piled_up_is_sent_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = 0.0503, 0.0103  # nobody else's
+    monkeypatch.setattr(amqp_publisher, "_GATHER_SECONDS", pauses[0])
+    monkeypatch.setattr(amqp_publisher, "_SHORT_GATHER_SECONDS", pauses[1])
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def told(seconds: float) -> None:
+        if seconds in pauses:
+            waited.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", told)
+    spool = _OfWholeFrames()
+    async with (
+        LyingServer(_honest) as liar,
+        publishing(Broker([(liar.host, liar.port)], "u", "p", "/"), spool) as publisher,
+    ):
+        spool.add(40 * 250)
+        assert await publisher.drain(10) == 0
+    assert len(liar.bodies) == 40
+    assert not waited
