@@ -126,17 +126,17 @@ class Cluster:
         return words == ["master 2", "slave connected", "slave connected"] and all(s.is_whole for s in self.sentinels)
 
     def primary(self) -> Postgresql:
-        return _only([member for member in self.postgresql if member.is_primary], "primary")
+        return _only(lambda: [member for member in self.postgresql if member.is_primary], "primary")
 
     def redis_master(self) -> Redis:
-        return _only([member for member in self.redis if member.role_in_words.startswith("master")], "Redis master")
+        return _only(lambda: [one for one in self.redis if one.role_in_words.startswith("master")], "Redis master")
 
     def queue_leader(self) -> Rabbitmq:
         address = self._any_rabbitmq(lambda member: member.leader_of(QUEUE))
         return next(member for member in self.rabbitmq if member.address == address)
 
     def etcd_leader(self) -> Etcd:
-        return _only([member for member in self.etcd if member.is_leader], "etcd leader")
+        return _only(lambda: [member for member in self.etcd if member.is_leader], "etcd leader")
 
     def messages_in(self, queue: str) -> int:
         return self._any_rabbitmq(lambda member: member.messages_in(queue))
@@ -198,6 +198,13 @@ class Cluster:
                 member.supervise(time.monotonic())
 
 
-def _only(found: Sequence[T], what: str) -> T:
-    assert len(found) == 1, f"{len(found)} of {what}"
+def _only(find: Callable[[], Sequence[T]], what: str) -> T:
+    """Roles change hands: for a moment there may be none, or two."""
+    found: list[T] = []
+
+    def is_one() -> bool:
+        found[:] = find()
+        return len(found) == 1
+
+    wait_for(is_one, f"one {what}", within_seconds=15)
     return found[0]
