@@ -16,7 +16,6 @@ from bench.harness.system import Service, broker_of, events_in_queue
 from tests.backends.waiting import wait_until
 
 TITLE = "Redirects, answered, spooled, published and confirmed, on one core"
-WHY_MISSED = "RabbitMQ and the load tool share one core here, and with 1,000 connections the tool needs more of it."
 
 _LATE_SECONDS = 60.0
 

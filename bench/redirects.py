@@ -12,8 +12,8 @@ from bench.harness.run import Run
 
 TITLE = "Redirects, answered and spooled, on one core"
 WHY_MISSED = (
-    "with 64 connections the kernel takes 43 % of the time (32 % to send the replies, 2 % for the spool's "
-    "file) and the interpreter half (`perf record` on the service at full load, five seconds). Of that a head "
+    "with 64 connections the kernel takes 45 % of the time (32 % to send the replies, 2 % for the spool's "
+    "file) and the interpreter 48 % (`perf record` on the service at full load, five seconds). Of that a head "
     "is read whole in 2.6 µs, the visitor's hash takes 0.5, the event's bytes 0.4. What all of a turn share "
     "is shared; what is left is bytecode for each request."
 )
