@@ -6,6 +6,8 @@ One connection writes, several read beside it (WAL). A commit is on the disk bef
 import asyncio
 import fcntl
 import os
+import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,13 +173,27 @@ def _engine(path: Path, size: int, busy_seconds: float, *pragmas: str) -> AsyncE
 
     def prepare(connection: Any, _: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
-        for pragma in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", *pragmas):
+        _turn_to_wal(cursor)
+        for pragma in ("PRAGMA synchronous=FULL", *pragmas):
             cursor.execute(pragma)
         cursor.close()
 
     event.listen(engine.sync_engine, "connect", prepare)
     trace_statements(engine, "sqlite")
     return engine
+
+
+def _turn_to_wal(cursor: Any) -> None:
+    """The first time it takes the whole file for a moment, and whoever else turns then is refused without a wait."""
+    for _ in range(200):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            time.sleep(0.01)
+    cursor.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin_to_write(engine: AsyncEngine) -> None:
