@@ -12,7 +12,7 @@ import re
 import struct
 from collections import deque
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from zlib import crc32
 
@@ -106,7 +106,7 @@ class Epoch:
         if self._segments and self._segments[0].number == number:
             self._cursor = min(offset, self._segments[0].end)
         self.rewind()
-        newest = [frame for segment in list(self._segments)[-2:] if (frame := _newest_frame(segment))]
+        newest = list(islice(filter(None, map(_newest_frame, reversed(self._segments))), 2))
         if newest:
             last = max(newest, key=lambda frame: frame.first_seq)
             self.accepted(last.next_seq - 1, last.written_ms)
