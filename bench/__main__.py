@@ -50,7 +50,6 @@ def asked(questions: Sequence[str], effort: Effort, postgresql: Postgresql | Non
     results = Results(machine.described(), effort.name, began)
     shared = Shared(effort, postgresql)
     try:
-        results.nginx_scale = shared.nginx_scale
         for number, name in enumerate(questions, 1):
             print(f"bench: {name}, {number} of {len(questions)}", file=sys.stderr, flush=True)
             results.answers.append(_answer(name, effort, shared))
@@ -61,7 +60,8 @@ def asked(questions: Sequence[str], effort: Effort, postgresql: Postgresql | Non
 
 def _answer(name: str, effort: Effort, shared: Shared) -> Answer:
     question = importlib.import_module(f"bench.{name}")
-    answer = Answer(name, question.TITLE, f"make bench ARGS={name}")
+    arguments = f'"{name} --thorough"' if effort is THOROUGH else name
+    answer = Answer(name, question.TITLE, f"make bench ARGS={arguments}", shared.nginx_scale)
     run = Run(effort, answer, shared)
     began = time.monotonic()
     try:

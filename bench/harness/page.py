@@ -19,8 +19,8 @@ anew. What is measured has core 0 for itself, the load and the back ends share c
 A ratio is to Debian's nginx (one worker, `map` and `return`, access log on), asked the same in the same run on the same
 core. Every question checks afterwards that nothing was lost or doubled, else it has no figures.
 
-Goals in absolute numbers are for a machine whose nginx answers 84,000 redirects a second; here it was {nginx:,.0f},
-so they are held against figures divided by {scale:.2f}.
+Goals in absolute numbers are for a machine whose nginx answers 84,000 redirects a second. So they are held against
+figures that are scaled by what it answered here in the same run, which stands above each table.
 """
 
 
@@ -38,7 +38,7 @@ def together(before: Results, now: Results) -> Results:
     if {**before.machine, **dict.fromkeys(busy)} != {**now.machine, **dict.fromkeys(busy)}:
         return now
     answers = {answer.question: answer for answer in (*before.answers, *now.answers)}
-    return Results(now.machine, now.effort, now.began, now.nginx_scale, list(answers.values()))
+    return Results(now.machine, now.effort, now.began, list(answers.values()))
 
 
 def write() -> None:
@@ -59,32 +59,39 @@ def plots(results: Results) -> dict[Path, str]:
 def as_page(results: Results) -> str:
     machine = "\n".join(f"| {name} | {value} |" for name, value in results.machine.items())
     parts = [
-        _HEAD.format(nginx=results.nginx_scale * 84_000, scale=results.nginx_scale),
+        _HEAD,
         f"| the machine, {results.began} | |\n|---|---|\n{machine}\n",
-        *(_section(answer, results.nginx_scale) for answer in results.answers),
+        *(_section(answer) for answer in results.answers),
     ]
     return "\n".join(parts)
 
 
-def _section(answer: Answer, scale: float) -> str:
+def _section(answer: Answer) -> str:
+    scale = answer.nginx_scale
     rows = "\n".join(_row(figure, scale) for figure in answer.figures)
-    lines = [f"## {answer.title}", "", f"`{answer.command}` · {answer.seconds:.0f} s", ""]
+    lines = [
+        f"## {answer.title}",
+        "",
+        f"`{answer.command}` · {answer.seconds:.0f} s · nginx {84_000 * scale:,.0f}/s",
+        "",
+    ]
     if answer.failure:
         return "\n".join([*lines, "It failed, so there are no figures.", ""])
     lines += ["| | median | lowest to highest | ratio | goal | |", "|---|---|---|---|---|---|", rows, ""]
-    lines += _why_missed(answer, scale)
+    lines += _why_missed(answer)
     lines += [f"![{curve.title}](performance/{_file(curve.title)})" for curve in answer.curves]
     lines += ["", "Where it ran: " + "; ".join(answer.processes) + ".", ""]
     return "\n".join(lines)
 
 
-def _why_missed(answer: Answer, scale: float) -> list[str]:
+def _why_missed(answer: Answer) -> list[str]:
     """What its question says of that, where a goal was not reached."""
-    goals = [figure for figure in answer.figures if figure.goal is not None]
-    if all(figure.goal is None or figure.goal.is_met_by(_measured_by_goal(figure, scale)) for figure in goals):
-        return []
-    why: str = getattr(importlib.import_module(f"bench.{answer.question}"), "WHY_MISSED", "")
-    return [f"Why goals are missed: {why}", ""] if why else []
+    is_missed = any(
+        figure.goal is not None and not figure.goal.is_met_by(_measured_by_goal(figure, answer.nginx_scale))
+        for figure in answer.figures
+    )
+    why = getattr(importlib.import_module(f"bench.{answer.question}"), "WHY_MISSED", "")
+    return [f"Why goals are missed: {why}", ""] if is_missed and why else []
 
 
 def _row(figure: Figure, scale: float) -> str:
@@ -134,7 +141,7 @@ def as_text(results: Results) -> str:
     for answer in results.answers:
         lines += ["", f"{answer.title}   ({answer.command}, {answer.seconds:.0f} s)"]
         lines += [f"  {line}" for line in answer.processes]
-        lines += [f"  {_line(figure, results.nginx_scale)}" for figure in answer.figures]
+        lines += [f"  {_line(figure, answer.nginx_scale)}" for figure in answer.figures]
         lines += [f"  checked: {words}" for words in answer.checks]
         lines += [f"  FAILED: {answer.failure}"] if answer.failure else []
     return "\n".join(lines)

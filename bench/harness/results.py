@@ -57,6 +57,7 @@ class Answer:
     question: str
     title: str
     command: str
+    nginx_scale: float = 0.0  # nginx's redirects a second in its run, by those of the machine of absolute goals
     seconds: float = 0.0
     processes: list[str] = field(default_factory=list)  # which ran where
     figures: list[Figure] = field(default_factory=list)
@@ -72,7 +73,6 @@ class Results:
     machine: dict[str, str]
     effort: str
     began: str
-    nginx_scale: float = 0.0  # nginx's redirects a second here, by those of the machine that absolute goals are for
     answers: list[Answer] = field(default_factory=list)
 
     def as_json(self) -> bytes:

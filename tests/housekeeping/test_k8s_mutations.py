@@ -283,17 +283,18 @@ def _everything_wrong(cluster: Cluster) -> set[str]:
     return found
 
 
+def _is_seen(cluster: Cluster, mutation: Break) -> None:
+    broken = cluster.copy()
+    mutation(broken)
+    assert broken.objects != cluster.objects
+    assert _everything_wrong(broken) - _everything_wrong(cluster)
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mistake_is_seen(production: Cluster, name: str) -> None:
-    broken = production.copy()
-    MUTATIONS[name](broken)
-    assert broken.objects != production.objects
-    assert _everything_wrong(broken) - _everything_wrong(production)
+    _is_seen(production, MUTATIONS[name])
 
 
 @pytest.mark.parametrize("name", MORE_MUTATIONS)
 def test_a_mistake_in_an_optional_component_is_seen(with_components: Cluster, name: str) -> None:
-    broken = with_components.copy()
-    MORE_MUTATIONS[name](broken)
-    assert broken.objects != with_components.objects
-    assert _everything_wrong(broken) - _everything_wrong(with_components)
+    _is_seen(with_components, MORE_MUTATIONS[name])
