@@ -1,7 +1,7 @@
 """Stores of links on every kind of database, for the tests of this room."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -45,7 +45,11 @@ async def opened(store: SqlLinkStore) -> AsyncIterator[SqlLinkStore]:
 async def listening(store: SqlLinkStore) -> AsyncIterator["asyncio.Queue[str]"]:
     """What a listener of this store is told, as words and codes in their order."""
     told: asyncio.Queue[str] = asyncio.Queue()
-    listener = ChangeListener(lambda: told.put_nowait("connected"), lambda: told.put_nowait("lost"), told.put_nowait)
+
+    def connected(missed: Collection[str] | None) -> None:
+        told.put_nowait("connected" if missed is None else f"connected, missed {','.join(sorted(missed))}")
+
+    listener = ChangeListener(connected, lambda: told.put_nowait("lost"), told.put_nowait)
     task = asyncio.create_task(store.listen(listener))
     try:
         yield told

@@ -15,7 +15,7 @@ def clock() -> HandClock:
 @pytest.fixture
 def cache(clock: HandClock) -> Cache:
     cache = Cache(1 << 30, clock)
-    cache.connected()
+    cache.connected(None)
     return cache
 
 
@@ -54,18 +54,71 @@ def test_a_reading_made_while_nobody_listens_lives_a_minute(cache: Cache, clock:
     assert cache.known("cat") is None
 
 
-@pytest.mark.parametrize("event", ["lost", "connected"])
-def test_when_the_listener_is_lost_or_back_older_entries_are_expired(cache: Cache, event: str) -> None:
+def test_what_was_known_when_the_listener_was_lost_is_fresh_until_it_is_given_up(cache: Cache) -> None:
     keep(cache, a_link("cat"))
-    getattr(cache, event)()
+    cache.lost()
+    assert cache.known("cat") is not None
+    cache.give_up_listening()
     assert cache.known("cat") is None
     assert held_target(cache, "cat") == "https://example.org/"
 
 
-def test_a_reading_that_began_before_the_loss_is_expired_when_it_arrives(cache: Cache) -> None:
+def test_a_listener_that_knows_what_it_missed_expires_that_alone(cache: Cache, clock: HandClock) -> None:
+    for code in ("cat", "dog", "fox"):
+        keep(cache, a_link(code))
+    with cache.reading() as lookup:
+        cache.lost()
+        clock.advance(7)
+        cache.connected({"cat", "nobody-knows-this-one"})
+        assert not cache.keep(a_link("cat"), lookup, from_primary=True)
+    assert cache.known("cat") is None
+    clock.advance(86400)
+    assert cache.known("dog") is not None
+    assert cache.held("dog").last_true_at == float("inf")  # type: ignore[union-attr]
+
+
+def test_what_was_changed_shortly_before_a_loss_is_expired_with_what_was_missed(cache: Cache, clock: HandClock) -> None:
+    """Its primary may have died before any other had the change, and the next one does not know of it."""
+    for code in ("cat", "dog"):
+        keep(cache, a_link(code))
+        cache.changed(code)
+        keep(cache, a_link(code, version=2))
+        clock.advance(LIFE_SECONDS / 2)
+    cache.lost()
+    cache.connected(())
+    assert cache.known("cat") is not None
+    assert cache.known("dog") is None
+
+
+@pytest.mark.parametrize("way", ["missed too much", "given up", "a second time"])
+def test_a_listener_that_is_back_too_late_or_without_what_it_missed_expires_all(cache: Cache, way: str) -> None:
+    keep(cache, a_link("cat"))
+    cache.lost()
+    if way == "given up":
+        cache.give_up_listening()
+    cache.connected(None if way == "missed too much" else ())
+    if way == "a second time":
+        assert cache.known("cat") is not None
+        cache.lost()
+        cache.connected(None)
+    assert cache.known("cat") is None
+    assert cache.held("cat") is not None
+
+
+def test_to_give_up_a_listener_that_is_back_changes_nothing(cache: Cache) -> None:
+    keep(cache, a_link("cat"))
+    cache.lost()
+    cache.connected(())
+    cache.give_up_listening()
+    assert cache.known("cat") is not None
+
+
+def test_a_reading_that_began_before_the_loss_lasts_as_long_as_what_was_known_then(cache: Cache) -> None:
     with cache.reading() as reading:
         cache.lost()
         assert cache.keep(a_link("cat"), reading, from_primary=True)
+    assert cache.known("cat") is not None
+    cache.give_up_listening()
     assert cache.known("cat") is None
 
 
@@ -100,7 +153,7 @@ def test_a_notification_voids_readings_under_way_for_its_code_alone(cache: Cache
 
 def test_a_replicas_reading_never_overwrites_a_newer_version(cache: Cache) -> None:
     keep(cache, a_link("cat", "https://new.example/", version=2))
-    cache.connected()
+    cache.connected(None)
     assert not keep(cache, a_link("cat", "https://old.example/", version=1), from_primary=False)
     assert held_target(cache, "cat") == "https://new.example/"
 

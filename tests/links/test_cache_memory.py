@@ -23,7 +23,7 @@ def keep(cache: Cache, link: Link, *, from_primary: bool = True) -> bool:
 
 def listening(max_bytes: int, clock: HandClock | None = None) -> Cache:
     cache = Cache(max_bytes, clock or HandClock())
-    cache.connected()
+    cache.connected(None)
     return cache
 
 
@@ -133,4 +133,6 @@ def test_a_target_is_given_only_while_it_is_fresh() -> None:
     assert cache.live_target(b"cat", 0) is None
     keep(cache, a_link("cat"))
     cache.lost()
+    assert cache.live_target(b"cat", 0) is not None
+    cache.give_up_listening()
     assert cache.live_target(b"cat", 0) is None

@@ -36,7 +36,7 @@ async def directory(store: ScriptedStore, clock: HandClock) -> AsyncIterator[Dir
     """Started and listening; nothing is loaded."""
     directory = Directory(store, cache_max_bytes=1 << 24, warm_links=0, stale_max=STALE_MAX, clock=clock)
     starting = asyncio.create_task(directory.start())
-    (await store.heard()).connected()
+    (await store.heard()).connected(None)
     await starting
     yield directory
     store.recover()
@@ -83,17 +83,47 @@ async def test_deleted_and_expired_links_are_returned_as_they_are(directory: Dir
     assert not link.is_live(NOON)
 
 
-@pytest.mark.parametrize("event", ["lost", "connected"])
-async def test_when_the_listener_is_lost_or_back_a_link_is_looked_up_again(
-    directory: Directory, store: ScriptedStore, event: str
+async def test_a_listener_that_is_back_tells_which_links_to_look_up_again(
+    directory: Directory, store: ScriptedStore
+) -> None:
+    for code in ("cat", "dog"):
+        store.primary[code] = a_link(code, "https://old.example/")
+        await directory.follow(code)
+    heard = await store.heard()
+    heard.lost()
+    assert not directory.is_listening
+    assert directory.known("cat") is not None
+    move(store, "cat", "https://new.example/", 2)
+    heard.connected({"cat"})
+    assert directory.known("dog") is not None
+    assert directory.known("cat") is None
+    assert await target_of(directory, "cat") == "https://new.example/"
+
+
+async def test_a_listener_that_is_back_and_does_not_know_what_it_missed_has_all_looked_up_again(
+    directory: Directory, store: ScriptedStore
 ) -> None:
     store.primary["cat"] = a_link("cat", "https://old.example/")
     await directory.follow("cat")
     move(store, "cat", "https://new.example/", 2)
-    getattr(await store.heard(), event)()
-    assert directory.is_listening == (event == "connected")
-    assert directory.known("cat") is None
+    (await store.heard()).connected(None)
     assert await target_of(directory, "cat") == "https://new.example/"
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+async def test_a_listener_is_given_up_after_a_while_unless_it_is_back(
+    directory: Directory, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, is_back: bool
+) -> None:
+    monkeypatch.setattr(directory_module, "UNHEARD_SECONDS", 0.05)
+    store.primary["cat"] = a_link("cat")
+    await directory.follow("cat")
+    (await store.heard()).lost()
+    if is_back:
+        (await store.heard()).connected(())
+        await asyncio.sleep(0.1)
+        assert directory.known("cat") is not None
+    else:
+        await until(lambda: directory.known("cat") is None)
 
 
 async def test_a_notification_makes_the_next_visitor_look_again(directory: Directory, store: ScriptedStore) -> None:
@@ -145,7 +175,7 @@ async def test_a_replica_that_is_behind_what_is_held_is_checked_with_the_primary
     move(store, "cat", "https://new.example/", 2)
     await directory.follow("cat")
     store.replica = {"cat": a_link("cat", "https://old.example/")}
-    (await store.heard()).lost()
+    await forget_to_listen(store)
     assert await target_of(directory, "cat") == "https://new.example/"
 
 
@@ -172,7 +202,10 @@ async def test_all_codes_of_one_turn_are_one_query(directory: Directory, store: 
     assert store.called("find_many") == []
 
 
-async def test_a_thousand_visitors_of_one_cold_code_are_one_lookup(directory: Directory, store: ScriptedStore) -> None:
+async def test_a_thousand_visitors_of_one_cold_code_are_one_lookup(
+    directory: Directory, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "REPLICA_SECONDS", 60)  # else a slow machine asks the primary too
     store.primary["cat"] = a_link("cat")
     let_go = store.hold("find_many_on_replica")
     visitors = []
@@ -279,10 +312,16 @@ async def test_too_many_waiting_lookups_are_refused_at_once(
 
 
 async def hold_link(directory: Directory, store: ScriptedStore, *codes: str) -> None:
-    """Let the directory hold links, and then lose its listener."""
+    """Let the directory hold links, and then lose its listener for so long that they are expired."""
     for code in codes:
         store.primary[code] = a_link(code)
         await directory.follow(code)
+    await forget_to_listen(store)
+
+
+async def forget_to_listen(store: ScriptedStore) -> None:
+    """What was known is expired, and nobody tells of changes."""
+    (await store.heard()).connected(None)
     (await store.heard()).lost()
 
 
@@ -383,7 +422,7 @@ async def test_a_known_link_is_followed_for_stale_max_after_the_loss_of_the_list
     store.primary["cat"] = a_link("cat")
     await directory.follow("cat")
     clock.advance(timedelta(days=30))  # all the while it is known to be true
-    (await store.heard()).lost()
+    await forget_to_listen(store)
     store.fail(AWAY, *READS)
     clock.advance(STALE_MAX)
     assert await directory.follow("cat") is not None
@@ -416,7 +455,7 @@ async def test_at_start_the_newest_links_are_loaded_and_stay_fresh(
     store = ScriptedStore(*links)
     directory = Directory(store, cache_max_bytes=1 << 24, warm_links=10, stale_max=STALE_MAX, clock=clock)
     starting = asyncio.create_task(directory.start())
-    (await store.heard()).connected()
+    (await store.heard()).connected(None)
     await starting
     clock.advance(3600)
     assert [link.code for link in links if directory.known(link.code)] == [f"code{age}" for age in range(10)]
@@ -428,7 +467,7 @@ async def test_loading_ends_with_the_last_link(clock: HandClock) -> None:
     store = ScriptedStore(a_link("cat"))
     directory = Directory(store, cache_max_bytes=1 << 24, warm_links=10, stale_max=STALE_MAX, clock=clock)
     starting = asyncio.create_task(directory.start())
-    (await store.heard()).connected()
+    (await store.heard()).connected(None)
     async with asyncio.timeout(0.5):
         await starting
     assert directory.known("cat") is not None
@@ -440,7 +479,7 @@ async def test_loading_stops_when_the_cache_is_full(clock: HandClock) -> None:
     store = ScriptedStore(*links)
     directory = Directory(store, cache_max_bytes=8_000, warm_links=100, stale_max=STALE_MAX, clock=clock)
     starting = asyncio.create_task(directory.start())
-    (await store.heard()).connected()
+    (await store.heard()).connected(None)
     await starting
     loaded = [n for n in range(100) if directory.known(f"{n}")]
     assert loaded == list(range(len(loaded)))
@@ -470,7 +509,7 @@ async def test_a_listener_that_fails_is_started_again(directory: Directory, stor
     store.break_listening()
     again = await store.heard()
     assert not directory.is_listening
-    again.connected()
+    again.connected(None)
     assert directory.is_listening
 
 

@@ -23,7 +23,7 @@ from urlshortener.links.schema import metadata
 from urlshortener.links.sql_store import Database, SqlLinkStore
 
 T = TypeVar("T")
-NEWEST = "0001"
+NEWEST = "0002"
 
 
 class Place:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -19,6 +20,7 @@ from tests.backends.postgresql import Postgresql, PostgresqlPair
 from tests.links.cut_replies import CutReplies
 from tests.links.stores import NOW, draft, drawing, keyed, later, listening, opened, postgresql_store, servers
 from urlshortener.errors import OutcomeUnknown, StoreUnavailable
+from urlshortener.links import postgresql as links_in_postgresql
 from urlshortener.links.link import Change, Draft, Link
 from urlshortener.links.postgresql import Connector, PostgresqlDatabase, Role, Servers, open_store
 from urlshortener.links.postgresql import migrate as migrate_links
@@ -507,10 +509,74 @@ async def test_a_listener_is_told_when_the_notifications_stop_and_when_they_flow
         await asyncio.to_thread(own_postgresql.kill)
         assert await next_of(told, 1) == "lost"
         await asyncio.to_thread(own_postgresql.start)
-        assert await next_of(told, 5) == "connected"
+        assert await next_of(told, 5) == "connected, missed "
         await asyncio.to_thread(own_postgresql.pause)
         assert await next_of(told, 2.5) == "lost"
         await asyncio.to_thread(own_postgresql.resume)
-        assert await next_of(told, 10) == "connected"
+        assert await next_of(told, 10) == "connected, missed "
         await sooner_or_later(lambda: store.change("cat", Change(enabled=False), later()))
         assert await next_of(told, 2) == "cat"
+
+
+async def test_a_listener_that_is_back_is_told_what_was_changed_meanwhile(
+    postgresql: Postgresql, database: str
+) -> None:
+    """By the clock of the database, whatever the clocks of those who change and repeat say."""
+    way = await migrated(database, postgresql)
+    late = SqlLinkStore(links_in_postgresql.PostgresqlDatabase(way), now=lambda: NOW - timedelta(days=3))
+    async with opened(late) as store, listening(store) as told:
+        assert await next_of(told, 5) == "connected"
+        changed, *others = (draft(code) for code in ("changed", "deleted", "changed-long-ago", "never-changed"))
+        await store.add_many([changed, *others])
+        await store.change("changed", Change(enabled=False), NOW)
+        await store.add_many([changed])
+        await store.delete("deleted", NOW)
+        await store.change("changed-long-ago", Change(enabled=False), NOW)
+        postgresql.run_sql(
+            "UPDATE links SET touched_at = now() - interval '2 minutes' WHERE code = 'changed-long-ago'",
+            database=database,
+        )
+        while not told.empty():
+            told.get_nowait()
+        _end_listening(postgresql, database)
+        assert await next_of(told, 2) == "lost"
+        assert await next_of(told, 5) == "connected, missed changed,deleted"
+
+
+async def test_a_listener_is_told_that_too_much_was_changed(
+    postgresql: Postgresql, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_in_postgresql, "MOST_CHANGED", 1)
+    way = await migrated(database, postgresql)
+    async with opened(open_store(way)) as store, listening(store) as told:
+        assert await next_of(told, 5) == "connected"
+        for code in ("cat", "dog"):
+            await store.add_many([draft(code)])
+            _end_listening(postgresql, database)
+            assert await next_of(told, 2) == "lost"
+            assert await next_of(told, 5) == "connected, missed "
+        for code, expected in (("cat", "connected, missed cat"), ("dog", "connected")):
+            await store.change(code, Change(enabled=False), NOW)
+            assert await next_of(told, 2) == code
+            _end_listening(postgresql, database)
+            assert await next_of(told, 2) == "lost"
+            assert await next_of(told, 5) == expected
+
+
+def _end_listening(server: Postgresql, database: str) -> None:
+    server.run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+
+
+async def test_what_was_changed_is_found_by_its_index(postgresql: Postgresql, database: str) -> None:
+    """Of many links, few of which were ever changed."""
+    await migrated(database, postgresql)
+    postgresql.run_sql(
+        "INSERT INTO links (id, code, target, created_at, updated_at, touched_at, version)"
+        " SELECT gen_random_uuid(), 'code' || n, 'https://x.example/', now(), now(), now(), 1 + (n % 1000 = 0)::int"
+        " FROM generate_series(1, 20000) AS n; ANALYZE links",
+        database=database,
+    )
+    statement = links_in_postgresql._CHANGED.replace("$1", "'1 minute'").replace("$2", "10001")
+    plan = postgresql.run_sql(f"EXPLAIN {statement}", database=database)
+    assert "links_changed" in plan
+    assert "Seq Scan" not in plan

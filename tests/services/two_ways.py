@@ -58,7 +58,7 @@ class KeptLinks:
 
     def __init__(self) -> None:
         self._cache = Cache(1 << 20, lambda: 0.0)
-        self._cache.connected()
+        self._cache.connected(None)
         with self._cache.reading() as reading:
             for link in LINKS:
                 self._cache.keep(link, reading, from_primary=True)

@@ -4,7 +4,7 @@ import math
 import struct
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from urlshortener.links.link import Destination, Link
 
 LIFE_SECONDS = 60.0  # of what a replica said, and of what was read while nobody would have told of a change
+UNHEARD_SECONDS = 55.0  # of what was known before nobody told any more: noticing that takes a little too
 MOST_CHANGED = 100_000  # codes that are looked up on the primary alone for so long after a change
 
 # How long an entry is fresh, within the spell in which its reading began.
@@ -61,9 +62,12 @@ class Cache:
 
     A remembered link is *fresh*, and may be followed without asking anyone, while both hold:
 
-    * it was read in the present spell (a stretch of time in which notifications flowed without a gap, or in which
-      none came): neither was the listener lost since nor did it return, and no notification has named the link;
+    * it was read in the present spell, and no notification has named the link since;
     * it came from the primary while the listener was connected, or it is younger than a minute.
+
+    A spell is a stretch of time in which every change is heard of, if late. It outlasts the listener for a little less
+    than a minute, and goes on when the listener is back by then with what changed meanwhile: so a failover costs no
+    link its freshness. Else a new one begins, and all that was known is expired.
 
     One that is not fresh is *expired*. It is kept, because it is all there is to serve when no database answers.
     A reading that was under way when a notification came is void for that code, since nobody knows which of the two
@@ -188,20 +192,36 @@ class Cache:
         """Whether a replica may still be behind a change of this link."""
         return code in self._changed
 
-    def connected(self) -> None:
-        """From now on changes are told of; those of before may have been missed."""
-        self._begin_spell(is_listening=True)
+    def connected(self, missed: Collection[str] | None) -> None:
+        """From now on changes are told of. `missed` are those of the time since the loss; None: nobody knows them."""
+        if missed is None or not self._is_waiting_for_the_missed:
+            self._begin_spell()
+        else:
+            self._ended_at[self._spell] = math.inf
+            # what was changed shortly before may have been lost with the primary that told of it
+            for code in {*missed, *self._changed}:
+                self.changed(code)
+        self.is_listening = True
 
     def lost(self) -> None:
         """From now on changes may be missed."""
         if self.is_listening:
-            self._begin_spell(is_listening=False)
+            self._ended_at[self._spell] = self._clock()
+            self.is_listening = False
 
-    def _begin_spell(self, *, is_listening: bool) -> None:
-        self._ended_at[self._spell] = self._clock()
+    def give_up_listening(self) -> None:
+        """The listener has been lost for UNHEARD_SECONDS: what was known before is expired."""
+        if self._is_waiting_for_the_missed:
+            self._begin_spell()
+
+    @property
+    def _is_waiting_for_the_missed(self) -> bool:
+        return not math.isinf(self._ended_at[self._spell])
+
+    def _begin_spell(self) -> None:
+        self._ended_at[self._spell] = min(self._ended_at[self._spell], self._clock())
         self._ended_at.append(math.inf)
         self._spell += 1
-        self.is_listening = is_listening
 
     def _held(self, code: str) -> Remembered | None:
         entry = self._entries.get(code.encode())
@@ -292,6 +312,10 @@ class Recently:
 
     def __contains__(self, code: str) -> bool:
         return self._until.get(code, -math.inf) > self._clock()
+
+    def __iter__(self) -> Iterator[str]:
+        now = self._clock()
+        return iter([code for code, until in self._until.items() if until > now])
 
     def add(self, code: str) -> None:
         self._until[code] = self._clock() + self._seconds

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from urlshortener import telemetry
 from urlshortener.errors import Refused, StoreUnavailable, Unavailable
 from urlshortener.links.batches import Gatherer, Question
-from urlshortener.links.cache import Cache, Reading, Recently, Remembered
+from urlshortener.links.cache import UNHEARD_SECONDS, Cache, Reading, Recently, Remembered
 from urlshortener.links.link import Change, Destination, Draft, Link
 from urlshortener.links.store import ChangeListener, LinkStore, PageMark
 from urlshortener.links.writes import Writes
@@ -98,6 +98,7 @@ class Directory:
         self._lookups: dict[str, Lookup] = {}
         self._doubted_until = self._probe_at = clock()
         self._first_spell = asyncio.Event()
+        self._given_up: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._times_reported = 0
         self.known: Callable[[str], Destination | None] = self._cache.known
@@ -129,7 +130,7 @@ class Directory:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._replica.finish(0)
         await self._primary.finish(0)
-        self._cache.lost()
+        self._on_lost()
         self._report_known()
 
     async def follow(self, code: str) -> Destination | None:
@@ -296,19 +297,26 @@ class Directory:
     # changes made elsewhere
 
     async def _listen(self) -> None:
-        listener = ChangeListener(connected=self._on_connected, lost=self._cache.lost, changed=self._cache.changed)
+        listener = ChangeListener(connected=self._on_connected, lost=self._on_lost, changed=self._cache.changed)
         while True:
             try:
                 await self._store.listen(listener)
             except Exception as error:  # the store reconnects by itself: this is a bug, and must not end the listening
                 telemetry.LOG.error("listening_failed", extra={"reason": type(error).__name__})
-            self._cache.lost()
+            self._on_lost()
             await asyncio.sleep(1)
 
-    def _on_connected(self) -> None:
-        self._cache.connected()
+    def _on_connected(self, missed: Collection[str] | None) -> None:
+        if self._given_up is not None:
+            self._given_up.cancel()
+        self._cache.connected(missed)
         self._trust()
         self._first_spell.set()
+
+    def _on_lost(self) -> None:
+        if self._cache.is_listening:
+            self._cache.lost()
+            self._given_up = asyncio.get_running_loop().call_later(UNHEARD_SECONDS, self._cache.give_up_listening)
 
     # the start
 

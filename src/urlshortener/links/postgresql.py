@@ -10,9 +10,11 @@ import asyncio
 import random
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -69,6 +71,11 @@ CHANNEL = "link_changed"
 HEARTBEAT_SECONDS = 0.5
 HEARTBEAT_LIMIT_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 1.0
+# A listener that is back asks for what changed meanwhile, by the clock of the database: for the change that began
+# before and was committed after, and for two nodes whose clocks differ, of a little longer.
+MARGIN_SECONDS = 60.0
+MOST_CHANGED = 10_000
+_CHANGED = "SELECT code FROM links WHERE version > 1 AND touched_at >= now() - $1::interval LIMIT $2"
 MIGRATION_LOCK = 7_263_016_405_511_870  # any number, always the same
 
 # TimeoutError is an OSError, since Python 3.11 asyncio's too.
@@ -164,15 +171,17 @@ class PostgresqlDatabase:
 
     async def listen(self, listener: ChangeListener) -> None:
         pause_seconds = 0.05
+        lost_at: float | None = None
         while True:
             with suppress(_NoServer, *_DRIVER_ERRORS):
                 async with _listening(self._servers, listener) as heartbeat:
-                    listener.connected()
+                    listener.connected(None if lost_at is None else await heartbeat.changed_since(lost_at))
                     pause_seconds = 0.05
                     try:
                         await heartbeat.until_lost()
                     finally:
                         listener.lost()
+                        lost_at = time.monotonic()
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
@@ -516,6 +525,14 @@ class _Heartbeat:
             self._heard.clear()
             await _statement(self._driver, self._driver.execute(f"NOTIFY {self.channel}"), HEARTBEAT_LIMIT_SECONDS)
             await self._heard.wait()
+
+    async def changed_since(self, at: float) -> Collection[str] | None:
+        """The codes of links that were changed since then, on the clock of time.monotonic, and a while before; None if
+        they are too many."""
+        seconds = time.monotonic() - at + MARGIN_SECONDS
+        asked = self._driver.fetch(_CHANGED, timedelta(seconds=seconds), MOST_CHANGED + 1)
+        rows = await _statement(self._driver, asked, HEARTBEAT_LIMIT_SECONDS)
+        return {row["code"] for row in rows} if len(rows) <= MOST_CHANGED else None
 
     async def until_lost(self) -> None:
         while not self._ended.is_set():

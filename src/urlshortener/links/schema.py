@@ -68,13 +68,16 @@ links = Table(
     Column("enabled", Boolean(), nullable=False, server_default=true()),
     Column("deleted_at", UtcTime(), nullable=True),
     Column("version", Integer(), nullable=False, server_default=text("1")),
-    # When a write last met this row. A repeated draft writes it, so that the answer waits for the standby again.
+    # When a write last met this row. A repeated draft writes it, so that the answer waits for the standby again; a
+    # change, so that whoever missed its notification finds it.
     Column("touched_at", UtcTime(), nullable=False),
     PrimaryKeyConstraint("id", name="links_pkey"),
     UniqueConstraint("code", name="links_code_key"),
 )
 
 _NOT_DELETED = links.c.deleted_at.is_(None)
+_CHANGED = links.c.version > 1
+Index("links_changed", links.c.touched_at, postgresql_where=_CHANGED, sqlite_where=_CHANGED)  # few of them ever are
 Index("links_newest", links.c.created_at, links.c.id, postgresql_where=_NOT_DELETED, sqlite_where=_NOT_DELETED)
 
 idempotency_keys = Table(

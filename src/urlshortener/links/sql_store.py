@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Table, case, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Table, case, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -188,7 +188,11 @@ class SqlLinkStore:
         kept = {row.id: _link(row) for row in (await connection.execute(*statement)).all()}
         missing = [draft.id for draft in drafts if draft.id not in kept]
         if missing:
-            touch = update(links).where(self._database.among(links.c.id, missing)).values(touched_at=self._now())
+            touch = (
+                update(links)
+                .where(self._database.among(links.c.id, missing))
+                .values(touched_at=_later(links.c.touched_at, self._now()))
+            )
             again = (await connection.execute(touch.returning(*_COLUMNS))).all()
             kept |= {row.id: _link(row) for row in again}
         return dict(kept)
@@ -245,8 +249,8 @@ class SqlLinkStore:
             .values(
                 **values,
                 version=links.c.version + 1,
-                # never backwards, whatever the clocks of two replicas say
-                updated_at=case((links.c.updated_at > now, links.c.updated_at), else_=now),
+                updated_at=_later(links.c.updated_at, now),
+                touched_at=func.now(),  # on the one clock that all share: by it, who missed the change asks for it
             )
             .returning(*_COLUMNS)
         )
@@ -315,6 +319,11 @@ def _first_of_twins(waiting: Mapping[int, Draft]) -> dict[int, Draft]:
     return first
 
 
+def _later(before: ColumnElement[datetime], now: Any) -> ColumnElement[datetime]:
+    """Never backwards, whatever the clocks of two replicas say."""
+    return case((before > now, before), else_=now)
+
+
 def _claiming_keys(database: Database) -> postgresql.Insert | sqlite.Insert:
     """A key that is taken stays with its link, and is written all the same; one that is past its time changes hands."""
     statement = database.insert(idempotency_keys, _KEY_COLUMNS)
@@ -336,7 +345,7 @@ def _keeping_links(database: Database) -> postgresql.Insert | sqlite.Insert:
     statement = database.insert(links, _LINK_COLUMNS)
     upsert = statement.on_conflict_do_update(
         index_elements=["code"],
-        set_={"touched_at": statement.excluded.touched_at},
+        set_={"touched_at": _later(links.c.touched_at, statement.excluded.touched_at)},
         where=links.c.id == statement.excluded.id,
     )
     return upsert.returning(*_COLUMNS)  # type: ignore[return-value]

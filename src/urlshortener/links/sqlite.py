@@ -126,7 +126,7 @@ class SqliteDatabase:
 
     async def listen(self, listener: ChangeListener) -> None:
         self._listeners.append(listener)
-        listener.connected()
+        listener.connected(None)
         try:
             await asyncio.Event().wait()  # all changes are this process's own: nothing can be missed
         finally:

@@ -97,8 +97,10 @@ class ChangeListener:
     """Who wants to hear of changed links. None of these may block.
 
     Between `connected` and the next `lost`, every change that is committed leads to `changed` within one second.
+    `connected` is given the codes that were changed since the last `lost`, and perhaps others; None if that is not
+    known, as it is at first.
     """
 
-    connected: Callable[[], None]
+    connected: Callable[[Collection[str] | None], None]
     lost: Callable[[], None]
     changed: Callable[[str], None]  # the code
