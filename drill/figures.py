@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from drill.history import KNOWN, History, Request, Stream
+from drill.history import KNOWN, REDIRECTS, History, Request, Stream
+from drill.http_client import CLOSED_UNHEARD
 from drill.sampler import Sample
 
 STALE_SECONDS = 1.0  # a count is fresh when nothing older is missing in it
@@ -118,8 +119,8 @@ class _Window:
         return [r for r in self._history.of(*streams) if self._from <= r.scheduled_ns < self._until]
 
     def answers(self, *streams: Stream) -> dict[str, int]:
-        """How many there were, and how those ended that were not answered as they should be."""
-        requests = self._requests(streams)
+        """How many visitors there were, and how it ended for those who were not answered as they should be."""
+        requests = [r for r in self._requests(streams) if r.detail != CLOSED_UNHEARD or r.stream not in REDIRECTS]
         return {"asked": len(requests), **Counter(r.detail for r in requests if not r.is_ok)}
 
     def latencies(self, *streams: Stream, everything: bool = False) -> list[int]:

@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+CLOSED_UNHEARD = "closed-unheard"
+"""A connection that had been kept was closed without a byte of an answer: a browser asks again."""
+
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -35,6 +38,7 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._received = b""
+        self._is_kept = False  # since an answer came on it
         self.errand: Errand | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,6 +57,7 @@ class Connection(asyncio.Protocol):
         length = 0 if self.errand.is_head else _length(head)
         if len(body) >= length:
             self._received = b""
+            self._is_kept = True
             errand, self.errand = self.errand, None
             answer = Answer(int(head[9:12]), head, body)
             if b"\r\nconnection: close" in head.lower():
@@ -63,7 +68,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.forget(self)
-        self._fail("broken")
+        self._fail(CLOSED_UNHEARD if self._is_kept and not self._received else "broken")
 
     def abort(self, reason: str) -> None:
         transport, self._transport = self._transport, None

@@ -24,7 +24,7 @@ from drill.sampler import Busy, Sample, Sampler, Ways
 from drill.servers import NODES, PROXIES, wait_for
 
 LEAD_SECONDS = 4.0  # of quiet load before the first fault: what it is compared with
-REST_SECONDS = 3.0  # of quiet load after each
+REST_SECONDS = 2.0  # of quiet load after each
 DRAIN_SECONDS = 120.0
 MOST_LAG_MS = 50.0
 _ONE_SHOTS, _BEAT, _COLD = 0.06, 20.0, 0.02  # the beat's rate is a resolution, the others are shares
@@ -183,7 +183,7 @@ def run_leg(  # noqa: PLR0917
     quiet_since = plan.started_ns + int(1e9)
     for one, following in zip(struck, [*struck[1:], None], strict=True):
         until_ns = following.began_ns if following else ended_ns
-        before_ns = max(quiet_since, one.began_ns - int(3e9))
+        before_ns = max(quiet_since, one.began_ns - int(REST_SECONDS * 1e9))
         result.add(one, history, sampler.samples, before_ns, until_ns)
     return result
 

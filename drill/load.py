@@ -1,8 +1,9 @@
 """The visitors: requests on a schedule that waits for nobody. `python -m drill.load PLAN`, a process of its own.
 
 Each stream has its rate; when a request leaves is settled before the first one does. A request goes to one of the
-proxies, by turns; where that one refuses the connection, to the other. Nothing is asked twice, but creates: one whose
-outcome is unknown is asked again, with the same idempotency key, until it is known.
+proxies, by turns; where that one refuses the connection, to the other. A create whose outcome is unknown is asked
+again, with the same idempotency key, until it is known. A redirect is asked for again only where every browser does:
+when a connection that was kept from before is closed and not a byte came; both requests are in the history.
 
 It ends when its standard input is closed, after the last requests were answered.
 """
@@ -24,7 +25,7 @@ from typing import Any, Self
 import uvloop
 
 from drill.history import KNOWN, REDIRECTS, Outcome, Recorder, Request, Stream
-from drill.http_client import Answer, Errand, Pool
+from drill.http_client import CLOSED_UNHEARD, Answer, Errand, Pool
 
 LIMIT_SECONDS = 10.0
 TICK_SECONDS = 0.002
@@ -211,7 +212,9 @@ class _Visitors:
             request.outcome, request.detail = _outcome(request, answer)
         self._recorder.ended(request)
         self._under_way.discard(request.number)
-        if request.stream in KNOWN:
+        if request.detail == CLOSED_UNHEARD and request.stream in REDIRECTS:
+            self._send([self._request(request.scheduled_ns, request.stream, request.what)])
+        elif request.stream in KNOWN:
             self._tally["ok" if request.is_ok else "failed"] += 1
             self._latencies.append(request.latency_ns)
         elif request.stream is Stream.CREATE and not request.is_ok and request.outcome is not Outcome.WRONG:

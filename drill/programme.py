@@ -19,7 +19,7 @@ from drill.faults import Fault
 from drill.leg import Result, Say, rates_for, run_leg
 
 KILLS = 30  # of each role, in a full drill
-_KILLS_A_LEG = 5
+_KILLS_A_LEG = 10
 _LEGS_A_CLUSTER = 20  # then it starts anew: counts and links of all legs stay in its stores
 
 
@@ -50,18 +50,21 @@ class Step:
 
 
 def full(seed: int) -> list[Step]:
-    """Every kill 30 times, every hang and all else three times, each control once. All roles come round by turns."""
+    """Every kill 30 times, all else twice, each control once. All roles come round by turns."""
     chance = random.Random(seed)
-    rounds = [[Step(f"kill-{n}-{i}", [fault] * _KILLS_A_LEG) for n, fault in enumerate(faults.KILLS)] for i in range(6)]
-    for number in range(3):
-        rounds[2 * number] += [
-            *(Step(f"hang-{number}-{n}", part) for n, part in enumerate(_parts(faults.HANGS, 6))),
+    legs = KILLS // _KILLS_A_LEG
+    rounds = [
+        [Step(f"kill-{n}-{i}", [fault] * _KILLS_A_LEG) for n, fault in enumerate(faults.KILLS)] for i in range(legs)
+    ]
+    for number in range(2):
+        rounds[number] += [
+            *(Step(f"hang-{number}-{n}", part) for n, part in enumerate(_parts(faults.HANGS, 12))),
             *(Step(f"other-{number}-{n}", part) for n, part in enumerate(_parts(faults.OTHERS, 6))),
-            *(Step(f"long-{number}-{n}", part) for n, part in enumerate(_parts(faults.LONG, 2))),
-            Step(f"unbound-{number}", [faults.UNBOUND] * 3),
-            Step(f"strict-{number}", [faults.LOST] * 3),
+            *(Step(f"long-{number}-{n}", part) for n, part in enumerate(_parts(faults.LONG, 3))),
+            Step(f"unbound-{number}", [faults.UNBOUND]),
+            Step(f"strict-{number}", [faults.LOST]),
         ]
-    rounds[1] += [*_controls(), Step("alone", kills_alone=KILLS)]
+    rounds[2] += [*_controls(), Step("alone", kills_alone=KILLS)]
     for steps in rounds:
         chance.shuffle(steps)
     return [step for steps in rounds for step in steps]
@@ -73,7 +76,7 @@ def short(seed: int) -> list[Step]:
         *(Step(f"kill-{n}", part) for n, part in enumerate(_parts(faults.KILLS, 7))),
         *(Step(f"hang-{n}", part) for n, part in enumerate(_parts(faults.HANGS, 12))),
         *(Step(f"other-{n}", part) for n, part in enumerate(_parts(faults.OTHERS, 6))),
-        *(Step(f"long-{n}", part) for n, part in enumerate(_parts(faults.LONG, 6))),
+        *(Step(f"long-{n}", part) for n, part in enumerate(_parts(faults.LONG, 3))),
         Step("unbound", [faults.UNBOUND]),
         Step("strict", [faults.LOST]),
         *_controls(),

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from drill.figures import freshness
+from drill.figures import _Window, freshness
 from drill.history import REDIRECTS, History, Outcome, Request, Stream
+from drill.http_client import CLOSED_UNHEARD
 from drill.load import Plan
 
 SECONDS = 1.0
@@ -107,8 +109,28 @@ async def test_what_went_wrong_is_told_apart(tmp_path: Path) -> None:
         (Outcome.WRONG, "another-address"),
         (Outcome.WRONG, "404"),
         (Outcome.INFO, "503-again"),
+        (Outcome.INFO, CLOSED_UNHEARD),
         (Outcome.INFO, "broken"),
     }
+
+
+async def test_a_redirect_is_asked_for_again_when_a_kept_connection_is_closed_without_a_word(tmp_path: Path) -> None:
+    turns = iter(range(10_000))
+
+    def now_and_then_closed(method: str, path: str) -> bytes | None:
+        return None if method == "GET" and next(turns) % 10 == 5 else well(method, path)
+
+    history = await history_of(tmp_path, now_and_then_closed)
+    for code in {request.what for request in history.of(Stream.ONE_SHOT)}:
+        *before, last = [request for request in history.of(Stream.ONE_SHOT) if request.what == code]
+        assert {request.detail for request in before} <= {CLOSED_UNHEARD}
+        assert last.detail != CLOSED_UNHEARD
+        assert all(request.scheduled_ns == last.scheduled_ns for request in before)
+    closed = [request for request in history.of(*REDIRECTS) if request.detail == CLOSED_UNHEARD]
+    assert closed
+    visitors = _Window(history, 0, time.monotonic_ns()).answers(*REDIRECTS)
+    assert visitors["asked"] == len(list(history.of(*REDIRECTS))) - len(closed)
+    assert CLOSED_UNHEARD not in visitors
 
 
 async def test_a_create_whose_outcome_is_unknown_is_asked_again_with_its_key(tmp_path: Path) -> None:
