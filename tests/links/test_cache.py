@@ -19,9 +19,9 @@ def cache(clock: HandClock) -> Cache:
     return cache
 
 
-def keep(cache: Cache, link: Link, *, from_primary: bool = True) -> bool:
+def keep(cache: Cache, link: Link, *, from_primary: bool = True, is_current: bool = False) -> bool:
     with cache.reading() as reading:
-        return cache.keep(link, reading, from_primary=from_primary)
+        return cache.keep(link, reading, from_primary=from_primary, is_current=is_current)
 
 
 def held_target(cache: Cache, code: str) -> str:
@@ -43,6 +43,27 @@ def test_a_reading_of_a_replica_lives_a_minute(cache: Cache, clock: HandClock) -
     clock.advance(0.1)
     assert cache.known("cat") is None
     assert cache.held("cat") is not None
+
+
+def test_a_reading_of_a_replica_that_is_not_behind_stays_fresh_as_the_primarys_does(
+    cache: Cache, clock: HandClock
+) -> None:
+    keep(cache, a_link("cat"), from_primary=False, is_current=True)
+    clock.advance(7 * 86400)
+    assert cache.known("cat") is not None
+    cache.changed("cat")
+    assert cache.known("cat") is None
+
+
+def test_of_a_link_that_was_changed_a_moment_ago_no_replica_is_believed_for_long(
+    cache: Cache, clock: HandClock
+) -> None:
+    """The notification may have come after the replica was asked whether it is behind."""
+    cache.changed("cat")
+    keep(cache, a_link("cat"), from_primary=False, is_current=True)
+    assert cache.known("cat") is not None
+    clock.advance(LIFE_SECONDS)
+    assert cache.known("cat") is None
 
 
 def test_a_reading_made_while_nobody_listens_lives_a_minute(cache: Cache, clock: HandClock) -> None:

@@ -112,7 +112,7 @@ async def test_a_replica_tells_a_link_and_who_told_it(kind: Kind, store: SqlLink
     await asyncio.to_thread(kind.catch_up)
     found = await store.find_many_on_replica(["cat"])
     assert found["cat"].link == made
-    assert found["cat"].from_primary is (kind.name != "replica")
+    assert found["cat"].is_current is (kind.name != "replica")
     assert store.has_replica is (kind.name == "replica")
 
 
@@ -344,9 +344,9 @@ async def test_a_cancelled_caller_leaves_the_write_to_its_end(store: SqlLinkStor
     for n in range(5):
         caller = asyncio.create_task(store.add_many([draft(f"code-{n}")]))
         await asyncio.sleep(0.001 * n)
-        caller.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
+        if caller.cancel():  # a quick disk may have kept it already
+            with pytest.raises(asyncio.CancelledError):
+                await caller
     started = [f"code-{n}" for n in range(1, 5)]  # the first was cancelled before it began
     await until(lambda: all_found(store, started))
 

@@ -563,6 +563,41 @@ async def test_a_listener_is_told_that_too_much_was_changed(
             assert await next_of(told, 5) == expected
 
 
+async def test_a_replica_is_current_while_it_has_replayed_what_listeners_were_told_of(
+    postgresql_pair: PostgresqlPair,
+) -> None:
+    pair = postgresql_pair
+    database = pair.primary.fresh_database()
+    way, read_way = servers(database, pair.primary), servers(database, pair.replica)
+    await migrate_links(way)
+    pair.wait_until_replicating()
+
+    async def is_current() -> bool:
+        return (await store.find_many_on_replica(["cat"]))["cat"].is_current
+
+    async with opened(open_store(way, read_way)) as store:
+        await store.add_many([draft("cat")])
+        await sooner_or_later(lambda: store.find_many_on_replica(["cat"]))
+        assert not await is_current(), "nobody listens"
+        async with listening(store) as told:
+            assert await next_of(told, 5) == "connected"
+            await until_true(is_current)
+            pair.replica.run_sql("SELECT pg_wal_replay_pause()")
+            try:
+                await store.change("cat", Change(enabled=False), NOW)
+                await until_true(is_current, False)
+            finally:
+                pair.replica.run_sql("SELECT pg_wal_replay_resume()")
+            await until_true(is_current)
+        await until_true(is_current, False)
+
+
+async def until_true(ask: Callable[[], Awaitable[bool]], expected: bool = True) -> None:
+    async with asyncio.timeout(5):
+        while await ask() is not expected:
+            await asyncio.sleep(0.02)
+
+
 def _end_listening(server: Postgresql, database: str) -> None:
     server.run_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
 

@@ -63,7 +63,8 @@ class Cache:
     A remembered link is *fresh*, and may be followed without asking anyone, while both hold:
 
     * it was read in the present spell, and no notification has named the link since;
-    * it came from the primary while the listener was connected, or it is younger than a minute.
+    * it came from the primary, or from a replica that was not behind, while the listener was connected; or it is
+      younger than a minute.
 
     A spell is a stretch of time in which every change is heard of, if late. It outlasts the listener for a little less
     than a minute, and goes on when the listener is back by then with what changed meanwhile: so a failover costs no
@@ -147,8 +148,11 @@ class Cache:
         finally:
             self._readings.discard(reading)
 
-    def keep(self, link: Link, reading: Reading, *, from_primary: bool) -> bool:
-        """Remember what a reading brought. False: do not believe it, newer is known or on its way; read again."""
+    def keep(self, link: Link, reading: Reading, *, from_primary: bool, is_current: bool = False) -> bool:
+        """Remember what a reading brought. False: do not believe it, newer is known or on its way; read again.
+
+        A replica that `is_current` had every change that was told of before. Of later ones we shall hear, or have.
+        """
         if link.code in reading.changed:
             return False
         held = self._held(link.code)
@@ -156,8 +160,9 @@ class Cache:
             crossed = held.read_at > reading.began_at
             if crossed or not from_primary:
                 return False
-        if held is None or from_primary or not self._is_fresh(held):
-            fresh = _ALL_OF_IT if from_primary and reading.was_listening else _A_MINUTE
+        lasts = from_primary or (is_current and link.code not in self._changed)
+        if held is None or lasts or not self._is_fresh(held):
+            fresh = _ALL_OF_IT if lasts and reading.was_listening else _A_MINUTE
             self._put(link.code, link.destination, reading.spell, fresh, reading.began_at)
         return True
 

@@ -242,7 +242,9 @@ class Directory:
                 found = {}
             for lookup in lookups:
                 there = found.get(lookup.item)
-                if there is not None and self._cache.keep(there.link, reading, from_primary=there.from_primary):
+                if there is not None and self._cache.keep(
+                    there.link, reading, from_primary=False, is_current=there.is_current
+                ):
                     lookup.answer(Looked(there.link, 0))
                 else:
                     self._primary.take(lookup)

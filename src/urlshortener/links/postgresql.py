@@ -15,11 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import asyncpg
-from sqlalchemy import ColumnElement, Table, any_, bindparam, func, literal, select
+from sqlalchemy import ColumnElement, Table, any_, bindparam, func, literal, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.event import listen as on
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -75,6 +76,9 @@ LONGEST_PAUSE_SECONDS = 1.0
 # before and was committed after, and for two nodes whose clocks differ, of a little longer.
 MARGIN_SECONDS = 60.0
 MOST_CHANGED = 10_000
+_POSITION = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"
+# nothing, where this is no replica: a primary that was replaced and does not know it is not to be believed
+_REPLAYED = text("SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() - '0/0'::pg_lsn END")
 _CHANGED = "SELECT code FROM links WHERE version > 1 AND touched_at >= now() - $1::interval LIMIT $2"
 MIGRATION_LOCK = 7_263_016_405_511_870  # any number, always the same
 
@@ -133,6 +137,7 @@ class PostgresqlDatabase:
                 "replica", read_servers, Role.REPLICA_IF_ANY, READ_CONNECTIONS, _READING, autocommit=True
             )
         self._errands = Errands()
+        self._heartbeat: _Heartbeat | None = None
 
     def insert(self, table: Table, columns: Sequence[str]) -> postgresql.Insert:
         # One array for each column: one statement whatever the number of rows, and no work for each value.
@@ -166,6 +171,14 @@ class PostgresqlDatabase:
         reading = _again(pool, work, READ_SECONDS, READ_SECONDS)
         return await self._errands.run(reading, within_seconds=READ_SECONDS, late=late)
 
+    async def is_current(self, connection: AsyncConnection) -> bool:
+        # asked before the rows are, since these have all that was replayed by then
+        if self.nearby_is_primary or self._heartbeat is None:
+            return self.nearby_is_primary
+        heard = self._heartbeat.position
+        replayed = (await connection.execute(_REPLAYED)).scalar()
+        return replayed is not None and replayed >= heard
+
     async def announce(self, connection: AsyncConnection, code: str) -> None:
         await connection.execute(select(func.pg_notify(CHANNEL, code)))
 
@@ -176,10 +189,12 @@ class PostgresqlDatabase:
             with suppress(_NoServer, *_DRIVER_ERRORS):
                 async with _listening(self._servers, listener) as heartbeat:
                     listener.connected(None if lost_at is None else await heartbeat.changed_since(lost_at))
+                    self._heartbeat = heartbeat
                     pause_seconds = 0.05
                     try:
                         await heartbeat.until_lost()
                     finally:
+                        self._heartbeat = None
                         listener.lost()
                         lost_at = time.monotonic()
             await asyncio.sleep(pause_seconds)
@@ -509,6 +524,8 @@ class _Heartbeat:
     def __init__(self, driver: Driver) -> None:
         self.channel = f"heartbeat_{secrets.token_hex(8)}"
         self._driver = driver
+        self.position = Decimal(0)
+        """Of the primary, in its log: whatever was committed before it, listeners have been told of."""
         self._heard = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -523,8 +540,10 @@ class _Heartbeat:
         """Return if one notification makes the round in time; else TimeoutError or the driver's error."""
         async with asyncio.timeout(HEARTBEAT_LIMIT_SECONDS):
             self._heard.clear()
+            position = await _statement(self._driver, self._driver.fetchval(_POSITION), HEARTBEAT_LIMIT_SECONDS)
             await _statement(self._driver, self._driver.execute(f"NOTIFY {self.channel}"), HEARTBEAT_LIMIT_SECONDS)
             await self._heard.wait()
+            self.position = position
 
     async def changed_since(self, at: float) -> Collection[str] | None:
         """The codes of links that were changed since then, on the clock of time.monotonic, and a while before; None if

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Table, case, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Select, Table, case, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -59,7 +59,11 @@ class Database(Protocol):
         ...
 
     async def read_nearby(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """One statement, on a replica where there is one."""
+        """A few statements that only read, each for itself; on a replica where there is one."""
+        ...
+
+    async def is_current(self, connection: AsyncConnection) -> bool:
+        """Whether all that is read on this connection from now on has every change that listeners have been told of."""
         ...
 
     async def announce(self, connection: AsyncConnection, code: str) -> None:
@@ -213,19 +217,26 @@ class SqlLinkStore:
         return not self._database.nearby_is_primary
 
     async def find_many(self, codes: Collection[str]) -> Mapping[str, Link]:
-        return await self._find(self._database.read, codes)
+        statement = self._finding(codes)
+        if statement is None:
+            return {}
+        rows = await self._database.read(lambda connection: _all(connection, statement))
+        return {link.code: link for link in _safe_links(rows)}
 
     async def find_many_on_replica(self, codes: Collection[str]) -> Mapping[str, Found]:
-        found = await self._find(self._database.read_nearby, codes)
-        return {code: Found(link, self._database.nearby_is_primary) for code, link in found.items()}
-
-    async def _find(self, read: Callable[..., Awaitable[Any]], codes: Collection[str]) -> dict[str, Link]:
-        possible = [code for code in codes if could_be_a_link(code)]
-        if not possible:
+        statement = self._finding(codes)
+        if statement is None:
             return {}
-        statement = select(*_COLUMNS).where(self._database.among(links.c.code, possible))
-        rows = await read(lambda connection: _all(connection, statement))
-        return {link.code: link for link in _safe_links(rows)}
+
+        async def work(connection: AsyncConnection) -> tuple[bool, Sequence[AnyRow]]:
+            return await self._database.is_current(connection), await _all(connection, statement)
+
+        is_current, rows = await self._database.read_nearby(work)
+        return {link.code: Found(link, is_current) for link in _safe_links(rows)}
+
+    def _finding(self, codes: Collection[str]) -> Select[Any] | None:
+        possible = [code for code in codes if could_be_a_link(code)]
+        return select(*_COLUMNS).where(self._database.among(links.c.code, possible)) if possible else None
 
     async def change(self, code: str, change: Change, now: datetime) -> Link | None:
         values = {

@@ -121,6 +121,9 @@ class SqliteDatabase:
     async def read_nearby(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         return await self.read(work)
 
+    async def is_current(self, connection: AsyncConnection) -> bool:
+        return True
+
     async def announce(self, connection: AsyncConnection, code: str) -> None:
         connection.info.setdefault("announced", []).append(code)
 

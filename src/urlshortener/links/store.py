@@ -20,10 +20,11 @@ class PageMark:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A link as some database had it. A replica may be behind; the primary is not."""
+    """A link as some database had it."""
 
     link: Link
-    from_primary: bool
+    is_current: bool
+    """Whether it has every change that listeners had been told of when it was read. A replica may be behind."""
 
 
 class LinkStore(Protocol):
