@@ -23,11 +23,11 @@ from drill.load import Plan
 from drill.sampler import Busy, Sample, Sampler, Ways
 from drill.servers import NODES, PROXIES, wait_for
 
-LEAD_SECONDS = 4.0  # of quiet load before the first fault: what it is compared with
+LEAD_SECONDS = 3.0  # of quiet load before the first fault: what it is compared with
 REST_SECONDS = 2.0  # of quiet load after each
 DRAIN_SECONDS = 120.0
 MOST_LAG_MS = 50.0
-_ONE_SHOTS, _BEAT, _COLD = 0.06, 20.0, 0.02  # the beat's rate is a resolution, the others are shares
+_ONE_SHOTS, _BEAT, _COLD = 0.04, 20.0, 0.02  # the beat's rate is a resolution, the others are shares
 
 
 def rates_for(redirects_a_second: float) -> dict[Stream, float]:
