@@ -3,7 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_ONE_OF_MANY = ("PostgreSQL", "RabbitMQ", "Redis", "Sentinel", "etcd", "analytics", "shortener", "node")
+_ONE_OF_MANY = ("PostgreSQL", "RabbitMQ", "Redis", "Sentinel", "etcd", "analytics")
+_LEADERS = ("PostgreSQL primary", "RabbitMQ leader", "Redis master", "analytics")
+# A hung process takes connections and answers none; whoever was sent to it waits for the proxy's limits.
+_NO_GOAL_WHILE_HUNG = ("shortener", "node")
+_NO_GOAL = ("nginx", "run", "spool disk")
 
 
 def missed(strike: Mapping[str, Any]) -> list[str]:
@@ -12,12 +16,13 @@ def missed(strike: Mapping[str, Any]) -> list[str]:
 
 
 def _missed(fault: str, role: str, harm_seconds: float, figures: Mapping[str, Any]) -> Iterator[str]:
+    is_hung = ", hung" in fault and ", hung and killed" not in fault
     failed = sum(figures["redirects"].values()) - figures["redirects"]["asked"]
-    if failed and role not in ("nginx", "run", "spool disk"):
+    if failed and role not in (*_NO_GOAL, *(_NO_GOAL_WHILE_HUNG if is_hung else ())):
         yield f"{failed} redirects of known links failed; goal 0"
     if "killed" in fault:
         yield from _missed_by_a_kill(fault, role, figures)
-    elif "hung" in fault:
+    elif is_hung and role in _LEADERS:
         yield from _missed_by_a_hang(role, harm_seconds, figures)
     elif role == "all PostgreSQL" and (cold := figures["cold_ms"]["p99"]) and cold > 1000:
         yield f"cold codes p99 {cold:.0f} ms; goal 1 s"
@@ -25,7 +30,7 @@ def _missed(fault: str, role: str, harm_seconds: float, figures: Mapping[str, An
 
 def _missed_by_a_kill(fault: str, role: str, figures: Mapping[str, Any]) -> Iterator[str]:
     before, within = figures["redirect_ms_before"]["p99"], figures["redirect_ms"]["p99"]
-    if role.startswith(_ONE_OF_MANY[:6]) and before and within and within >= 5 * before:
+    if role.startswith(_ONE_OF_MANY) and before and within and within >= 5 * before:
         yield f"p99 {within:.0f} ms; goal 5 times the {before:.1f} ms before"
     if fault == "PostgreSQL primary, killed" and figures["create_gap_seconds"] >= 4:
         yield f"no create for {figures['create_gap_seconds']:.1f} s; goal 4 s"

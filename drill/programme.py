@@ -3,6 +3,7 @@
 import json
 import random
 import secrets
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -103,6 +104,13 @@ def _parts(all_faults: Sequence[Fault], of: int) -> Iterator[Sequence[Fault]]:
     return (all_faults[first : first + of] for first in range(0, len(all_faults), of))
 
 
+def _commit() -> str:
+    """What was drilled: a drill may be finished another day."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=Path(__file__).parent)
+    return done.stdout.strip() or "?"
+
+
 PROGRAMMES: dict[str, Callable[[int], list[Step]]] = {"full": full, "short": short, "brief": brief}
 
 
@@ -154,6 +162,7 @@ class Drill:
             "words": step.words,
             "control": step.control.name if step.control else "",
             "expected": step.control.checker if step.control else "",
+            "commit": _commit(),
         }
         unfinished = self._file(step).with_suffix(".unfinished")
         unfinished.write_text(json.dumps(kept))

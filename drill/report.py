@@ -77,7 +77,7 @@ def _report(folder: Path) -> dict[str, Any]:
         "steps": len(steps),
         "done": len(results),
         "machine": _machine(),
-        "versions": _versions(),
+        "versions": {**_versions(), "this": ", ".join(sorted({result["commit"] for result in results}))},
         "results": results,
     }
 
@@ -100,7 +100,6 @@ def _versions() -> dict[str, str]:
         "etcd": ["etcd", "--version"],
         "nginx": ["/usr/sbin/nginx", "-v"],
         "RabbitMQ": ["dpkg-query", "--show", "--showformat", "${Version}", "rabbitmq-server"],
-        "this": ["git", "rev-parse", "--short", "HEAD"],
     }
     return {"Python": platform.python_version(), **{name: _version(command) for name, command in commands.items()}}
 

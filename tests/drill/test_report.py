@@ -9,6 +9,7 @@ import pytest
 
 from drill.checkers import Violation
 from drill.figures import Struck
+from drill.goals import missed
 from drill.history import History, Outcome, Request, Stream
 from drill.leg import Result
 from drill.plots import plot_of
@@ -40,7 +41,12 @@ def result(*violations: Violation) -> Result:
 
 def kept_in(folder: Path, **others: Any) -> dict[str, Any]:
     """As the drill keeps a step's result."""
-    kept = {**result(Violation("lost", "hot: 9 < 10", 3)).as_kept(), "words": "Redis master, killed", **others}
+    kept = {
+        **result(Violation("lost", "hot: 9 < 10", 3)).as_kept(),
+        "words": "Redis master, killed",
+        "commit": "abc1234",
+        **others,
+    }
     (folder / f"{kept['step']}.json").write_text(json.dumps(kept))
     return kept
 
@@ -79,6 +85,64 @@ def test_the_report_tells_of_every_step_and_needs_nothing_from_elsewhere(tmp_pat
     assert "Redis master, killed" in page
     assert "without dedup" in page
     assert "redirects of known links failed" in page  # a goal that was missed
+    assert "this abc1234" in page
     assert 'href="http' not in page
     assert "<script" not in page
     assert json.loads((folder / "report.json").read_text())["done"] == 2
+
+
+def strike(role: str, how: str, **figures: Any) -> dict[str, Any]:
+    """A fault after which all was as before, but for these figures."""
+    quiet = {"p99": 5.0}
+    well = {
+        "redirects": {"asked": 100},
+        "redirect_ms_before": quiet,
+        "redirect_ms": quiet,
+        "cold_ms": quiet,
+        "create_gap_seconds": 0.1,
+        "fresh_after_seconds": 0.0,
+    }
+    return {"fault": f"{role}, {how}", "role": role, "harm_seconds": 15.0, "figures": {**well, **figures}}
+
+
+@pytest.mark.parametrize(
+    ("role", "how", "figures", "words"),
+    [
+        (
+            "Redis master",
+            "killed",
+            {"redirects": {"asked": 9, "broken": 2}},
+            "2 redirects of known links failed; goal 0",
+        ),
+        ("shortener", "killed", {"redirects": {"asked": 9, "broken": 2}}, "2 redirects of known links failed; goal 0"),
+        ("node", "killed", {"redirects": {"asked": 9, "broken": 2}}, "2 redirects of known links failed; goal 0"),
+        (
+            "all Redis",
+            "away 30 s",
+            {"redirects": {"asked": 9, "broken": 2}},
+            "2 redirects of known links failed; goal 0",
+        ),
+        ("etcd leader", "killed", {"redirect_ms": {"p99": 25.0}}, "p99 25 ms; goal 5 times the 5.0 ms before"),
+        ("PostgreSQL primary", "killed", {"create_gap_seconds": 4.0}, "no create for 4.0 s; goal 4 s"),
+        (
+            "PostgreSQL primary",
+            "hung 15 s",
+            {"create_gap_seconds": 16.0},
+            "no create for 16.0 s; goal its 15 s and 1 s",
+        ),
+        ("Redis master", "killed", {"fresh_after_seconds": 4.0}, "counts fresh after 4.0 s; goal 4 s"),
+        ("analytics", "killed", {"fresh_after_seconds": 4.0}, "counts fresh after 4.0 s; goal 4 s"),
+        ("RabbitMQ follower", "killed", {"fresh_after_seconds": 1.0}, "counts fresh after 1.0 s; goal 1 s"),
+        ("RabbitMQ leader", "hung 15 s", {"cold_ms": {"p99": 1001.0}}, "cold codes p99 1001 ms; goal 1 s"),
+        ("analytics", "hung 15 s", {"fresh_after_seconds": 20.0}, "counts fresh after 20.0 s; goal 20 s"),
+        ("all PostgreSQL", "away 30 s", {"cold_ms": {"p99": 1001.0}}, "cold codes p99 1001 ms; goal 1 s"),
+    ],
+)
+def test_a_goal_that_is_missed_is_said(role: str, how: str, figures: dict[str, Any], words: str) -> None:
+    assert missed(strike(role, how)) == []
+    assert missed(strike(role, how, **figures)) == [words]
+
+
+@pytest.mark.parametrize(("role", "how"), [("nginx", "killed"), ("shortener", "hung 15 s"), ("node", "hung 2 s")])
+def test_what_has_no_goal_misses_none(role: str, how: str) -> None:
+    assert missed(strike(role, how, redirects={"asked": 9, "broken": 2})) == []
