@@ -13,6 +13,7 @@ from bench.harness.results import Goal
 from bench.harness.run import Run
 from bench.harness.sizes import milliseconds
 from urlshortener.links import postgresql, sqlite
+from urlshortener.links.postgresql_connector import Servers
 from urlshortener.links.store import LinkStore
 
 TITLE = "Ten million links in a database"
@@ -31,7 +32,7 @@ def ask(run: Run) -> None:
 def _on_postgresql(run: Run, few: int, many: int) -> None:
     server = run.postgresql()
     database = server.fresh_database()
-    servers = postgresql.Servers(((server.host, server.port),), server.user, server.password, database)
+    servers = Servers(((server.host, server.port),), server.user, server.password, database)
     asyncio.run(postgresql.migrate(servers))
 
     def fill(first: int, count: int) -> None:

@@ -78,9 +78,10 @@ enable-debug-command yes
 _NGINX = """
 daemon off;
 worker_processes 1;
+worker_rlimit_nofile 20000;
 pid nginx.pid;
 error_log stderr warn;
-events { worker_connections 1024; }
+events { worker_connections 16384; }
 http {
   access_log off;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;

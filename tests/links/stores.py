@@ -10,7 +10,7 @@ from uuid import uuid4
 from tests.backends.postgresql import Postgresql
 from urlshortener.links import postgresql
 from urlshortener.links.link import Draft
-from urlshortener.links.postgresql import Servers
+from urlshortener.links.postgresql_connector import Servers
 from urlshortener.links.sql_store import SqlLinkStore
 from urlshortener.links.store import ChangeListener
 

@@ -16,7 +16,7 @@ from urlshortener.links import directory as directory_module
 from urlshortener.links import postgresql as links_in_postgresql
 from urlshortener.links.directory import Directory
 from urlshortener.links.link import Change, Link
-from urlshortener.links.postgresql import Servers
+from urlshortener.links.postgresql_connector import Servers
 
 LONGEST_WAIT_SECONDS = 0.15
 

@@ -19,6 +19,7 @@ from urlshortener.errors import StoreUnavailable
 from urlshortener.links import postgresql, sqlite
 from urlshortener.links.link import Link
 from urlshortener.links.migrations import MigrationOutcome
+from urlshortener.links.postgresql_connector import Servers
 from urlshortener.links.schema import metadata
 from urlshortener.links.sql_store import Database, SqlLinkStore
 
@@ -92,7 +93,7 @@ async def test_the_migrations_make_what_the_tables_say(place: Place) -> None:
 
 
 async def test_a_database_that_is_away_stops_the_migration_in_our_words() -> None:
-    away = postgresql.Servers((("127.0.0.1", 1),), "app", "secret", "links")
+    away = Servers((("127.0.0.1", 1),), "app", "secret", "links")
     with pytest.raises(StoreUnavailable):
         await postgresql.migrate(away)
 

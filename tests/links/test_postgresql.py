@@ -20,10 +20,11 @@ from tests.backends.postgresql import Postgresql, PostgresqlPair
 from tests.links.cut_replies import CutReplies
 from tests.links.stores import NOW, draft, drawing, keyed, later, listening, opened, postgresql_store, servers
 from urlshortener.errors import OutcomeUnknown, StoreUnavailable
-from urlshortener.links import postgresql as links_in_postgresql
+from urlshortener.links import postgresql_listening
 from urlshortener.links.link import Change, Draft, Link
-from urlshortener.links.postgresql import Connector, PostgresqlDatabase, Role, Servers, open_store
+from urlshortener.links.postgresql import PostgresqlDatabase, open_store
 from urlshortener.links.postgresql import migrate as migrate_links
+from urlshortener.links.postgresql_connector import Connector, Role, Servers
 from urlshortener.links.sql_store import SqlLinkStore
 
 WAITING_FOR_STANDBY = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
@@ -523,7 +524,7 @@ async def test_a_listener_that_is_back_is_told_what_was_changed_meanwhile(
 ) -> None:
     """By the clock of the database, whatever the clocks of those who change and repeat say."""
     way = await migrated(database, postgresql)
-    late = SqlLinkStore(links_in_postgresql.PostgresqlDatabase(way), now=lambda: NOW - timedelta(days=3))
+    late = SqlLinkStore(PostgresqlDatabase(way), now=lambda: NOW - timedelta(days=3))
     async with opened(late) as store, listening(store) as told:
         assert await next_of(told, 5) == "connected"
         changed, *others = (draft(code) for code in ("changed", "deleted", "changed-long-ago", "never-changed"))
@@ -546,7 +547,7 @@ async def test_a_listener_that_is_back_is_told_what_was_changed_meanwhile(
 async def test_a_listener_is_told_that_too_much_was_changed(
     postgresql: Postgresql, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links_in_postgresql, "MOST_CHANGED", 1)
+    monkeypatch.setattr(postgresql_listening, "MOST_CHANGED", 1)
     way = await migrated(database, postgresql)
     async with opened(open_store(way)) as store, listening(store) as told:
         assert await next_of(told, 5) == "connected"
@@ -611,7 +612,7 @@ async def test_what_was_changed_is_found_by_its_index(postgresql: Postgresql, da
         " FROM generate_series(1, 20000) AS n; ANALYZE links",
         database=database,
     )
-    statement = links_in_postgresql._CHANGED.replace("$1", "'1 minute'").replace("$2", "10001")
+    statement = postgresql_listening.CHANGED.replace("$1", "'1 minute'").replace("$2", "10001")
     plan = postgresql.run_sql(f"EXPLAIN {statement}", database=database)
     assert "links_changed" in plan
     assert "Seq Scan" not in plan

@@ -20,7 +20,8 @@ from urlshortener.events.amqp import AmqpSource, Broker, Topology
 from urlshortener.events.event import AccessEvent, EventId
 from urlshortener.events.spool import Spool
 from urlshortener.links.link import Draft
-from urlshortener.links.postgresql import Servers, migrate, open_store
+from urlshortener.links.postgresql import migrate, open_store
+from urlshortener.links.postgresql_connector import Servers
 from urlshortener.services import doctor
 from urlshortener.settings import Settings
 from urlshortener.stats.progress import Course

@@ -8,22 +8,13 @@ timer that terminates the connection; nothing here ever cancels a statement (err
 
 import asyncio
 import random
-import secrets
-import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
-from decimal import Decimal
-from enum import Enum
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, NoReturn, TypeVar
 
-import asyncpg
 from sqlalchemy import ColumnElement, Table, any_, bindparam, func, literal, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.event import listen as on
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
@@ -33,6 +24,8 @@ from urlshortener.errors import OutcomeUnknown, StoreUnavailable
 from urlshortener.links import migrations
 from urlshortener.links.errands import Errands
 from urlshortener.links.migrations import MigrationOutcome
+from urlshortener.links.postgresql_connector import DRIVER_ERRORS, Connector, Driver, NoServer, Role, Servers, sqlstate
+from urlshortener.links.postgresql_listening import CHANNEL, Listening
 from urlshortener.links.schema import UtcTime
 from urlshortener.links.sql_store import RowRefused, SqlLinkStore
 from urlshortener.links.sql_traces import trace_statements
@@ -48,12 +41,7 @@ from urlshortener.telemetry import (
 )
 
 T = TypeVar("T")
-if TYPE_CHECKING:
-    Driver = asyncpg.Connection[asyncpg.Record]
-else:
-    Driver = asyncpg.Connection
 
-CONNECT_SECONDS = 0.8  # for each host
 PREPARE_SECONDS = 1.5  # for what SQLAlchemy asks of a new connection
 ACQUIRE_SECONDS = 1.0
 READ_SECONDS = 0.9
@@ -68,42 +56,14 @@ WRITE_CONNECTIONS = 4  # so few can hang in a commit
 READ_CONNECTIONS = 8
 REPLICA_SECONDS = 300  # then a reader looks for a replica again, if only the primary was there
 
-CHANNEL = "link_changed"
-HEARTBEAT_SECONDS = 0.5
-HEARTBEAT_LIMIT_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 1.0
-# A listener that is back asks for what changed meanwhile, by the clock of the database: for the change that began
-# before and was committed after, and for two nodes whose clocks differ, of a little longer.
-MARGIN_SECONDS = 60.0
-MOST_CHANGED = 10_000
-_POSITION = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"
 # nothing, where this is no replica: a primary that was replaced and does not know it is not to be believed
 _REPLAYED = text("SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() - '0/0'::pg_lsn END")
-_CHANGED = "SELECT code FROM links WHERE version > 1 AND touched_at >= now() - $1::interval LIMIT $2"
+
 MIGRATION_LOCK = 7_263_016_405_511_870  # any number, always the same
 
-# TimeoutError is an OSError, since Python 3.11 asyncio's too.
-_DRIVER_ERRORS = (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _MOVED = ("25006", "57P01", "57P02", "57P03")  # read-only; terminated; crashed; starting or stopping
 _IN_EACH_OTHERS_WAY = ("40001", "40P01")
 _REFUSED_CLASSES = ("22", "23")  # a value it cannot take; a constraint
-
-
-class Role(Enum):
-    """Which server a connection is for."""
-
-    PRIMARY = "primary"
-    REPLICA_IF_ANY = "replica"
-
-
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """Hosts of one database; who is primary among them is found out at each connection."""
-
-    hosts: tuple[tuple[str, int], ...]
-    user: str
-    password: str = field(repr=False)
-    database: str
 
 
 def open_store(servers: Servers, read_servers: Servers | None = None) -> SqlLinkStore:
@@ -128,7 +88,6 @@ class PostgresqlDatabase:
     def __init__(self, servers: Servers, read_servers: Servers | None = None) -> None:
         self.nearby_is_primary = read_servers is None
         limits = {"statement_timeout": "5s", "lock_timeout": "3s", "idle_in_transaction_session_timeout": "10s"}
-        self._servers = servers
         self._writers = _Pool("write", servers, Role.PRIMARY, WRITE_CONNECTIONS, limits)
         self._readers = _Pool("read", servers, Role.PRIMARY, READ_CONNECTIONS, _READING, autocommit=True)
         self._nearby = self._readers
@@ -137,7 +96,7 @@ class PostgresqlDatabase:
                 "replica", read_servers, Role.REPLICA_IF_ANY, READ_CONNECTIONS, _READING, autocommit=True
             )
         self._errands = Errands()
-        self._heartbeat: _Heartbeat | None = None
+        self._listening = Listening(servers)
 
     def insert(self, table: Table, columns: Sequence[str]) -> postgresql.Insert:
         # One array for each column: one statement whatever the number of rows, and no work for each value.
@@ -173,32 +132,19 @@ class PostgresqlDatabase:
 
     async def is_current(self, connection: AsyncConnection) -> bool:
         # asked before the rows are, since these have all that was replayed by then
-        if self.nearby_is_primary or self._heartbeat is None:
-            return self.nearby_is_primary
-        heard = self._heartbeat.position
-        replayed = (await connection.execute(_REPLAYED)).scalar()
-        return replayed is not None and replayed >= heard
+        if self.nearby_is_primary:
+            return True
+        told = self._listening.position
+        if told is None:
+            return False
+        replayed = (await connection.execute(_REPLAYED)).scalar()  # before the rows are: these have at least as much
+        return replayed is not None and replayed >= told
 
     async def announce(self, connection: AsyncConnection, code: str) -> None:
         await connection.execute(select(func.pg_notify(CHANNEL, code)))
 
     async def listen(self, listener: ChangeListener) -> None:
-        pause_seconds = 0.05
-        lost_at: float | None = None
-        while True:
-            with suppress(_NoServer, *_DRIVER_ERRORS):
-                async with _listening(self._servers, listener) as heartbeat:
-                    listener.connected(None if lost_at is None else await heartbeat.changed_since(lost_at))
-                    self._heartbeat = heartbeat
-                    pause_seconds = 0.05
-                    try:
-                        await heartbeat.until_lost()
-                    finally:
-                        self._heartbeat = None
-                        listener.lost()
-                        lost_at = time.monotonic()
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+        await self._listening.tell(listener)
 
     async def close(self) -> None:
         await self._errands.settle(SETTLE_SECONDS)
@@ -220,10 +166,6 @@ class _TryAgain(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-class _NoServer(Exception):
-    """None of the hosts is reachable in the role that is wanted."""
 
 
 async def _again(
@@ -326,7 +268,7 @@ class _Pool:
             if driver in self._doubtful:
                 raise OutcomeUnknown("The standby did not confirm: the outcome is not known.")
             return result
-        except _DRIVER_ERRORS as error:
+        except DRIVER_ERRORS as error:
             self._judge(error, driver, generation, is_committing)
         finally:
             self._doubtful.discard(driver)
@@ -338,7 +280,7 @@ class _Pool:
             connection = await self._engine.connect()
         except NoConnectionFree as error:
             raise StoreUnavailable("The database of links is too busy.") from error
-        except (_NoServer, *_DRIVER_ERRORS) as error:
+        except (NoServer, *DRIVER_ERRORS) as error:
             raise _TryAgain("unreachable") from error
         driver = (await connection.get_raw_connection()).driver_connection
         assert driver is not None
@@ -346,7 +288,7 @@ class _Pool:
 
     def _judge(self, error: Exception, driver: Driver, generation: int, is_committing: bool) -> NoReturn:
         """Say in our words what a driver's error means for the caller."""
-        state = _sqlstate(error)
+        state = sqlstate(error)
         if driver.is_closed() or state in _MOVED or state.startswith("08") or isinstance(error, OSError):
             self._drop(generation)
             driver.terminate()
@@ -367,7 +309,7 @@ class _Pool:
             outcome = await connection.run_sync(migrations.upgrade)
             await connection.commit()
             return outcome
-        except _DRIVER_ERRORS as error:
+        except DRIVER_ERRORS as error:
             self._judge(error, driver, self._generation, is_committing=False)
         finally:
             await _give_back(connection, driver)
@@ -390,172 +332,8 @@ async def _give_back(connection: AsyncConnection, driver: Driver) -> None:
     try:
         if not driver.is_closed():
             await connection.rollback()
-    except _DRIVER_ERRORS:
+    except DRIVER_ERRORS:
         driver.terminate()
     if driver.is_closed():
         await connection.invalidate()
     await connection.close()
-
-
-def _sqlstate(error: BaseException | None) -> str:
-    """The server's five letters, wherever they are in the chain of wrappers; or nothing."""
-    while error is not None:
-        state = getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)
-        if isinstance(state, str):
-            return state
-        error = error.__cause__
-    return ""
-
-
-class Connector:
-    """Finds a server in the wanted role among several hosts, and connects to it."""
-
-    def __init__(self, servers: Servers, role: Role, settings: dict[str, str]) -> None:
-        self._servers = servers
-        self._role = role
-        self._settings = {
-            "application_name": "urlshortener links",
-            "default_transaction_isolation": "read committed",
-            **settings,
-        }
-        self._last_good: tuple[str, int] | None = None
-        self._complaints: dict[tuple[str, int], str] = {}
-
-    async def connect(self) -> Driver:
-        """A connection to a server in the role, or _NoServer; each host may take CONNECT_SECONDS."""
-        async with AsyncExitStack() as unwanted:
-            spare: Driver | None = None
-            for host in self._in_order():
-                driver = await self._try(host)
-                if driver is None:
-                    continue
-                if await _is_primary(driver) == (self._role is Role.PRIMARY):
-                    self._last_good = host
-                    return driver
-                unwanted.callback(driver.terminate)
-                spare = spare or driver
-            if spare is not None and self._role is Role.REPLICA_IF_ANY:
-                unwanted.pop_all()
-                return spare
-        raise _NoServer
-
-    def _in_order(self) -> list[tuple[str, int]]:
-        hosts = list(self._servers.hosts)
-        if self._role is Role.REPLICA_IF_ANY:
-            random.shuffle(hosts)
-        return sorted(hosts, key=lambda host: host != self._last_good or self._role is not Role.PRIMARY)
-
-    async def _try(self, host: tuple[str, int]) -> Driver | None:
-        try:
-            driver = await asyncpg.connect(
-                host=host[0],
-                port=host[1],
-                user=self._servers.user,
-                password=self._servers.password,
-                database=self._servers.database,
-                timeout=CONNECT_SECONDS,
-                statement_cache_size=0,  # SQLAlchemy has its own
-                server_settings=self._settings,
-            )
-        except _DRIVER_ERRORS as error:
-            self._complain(host, _sqlstate(error) or type(error).__name__)
-            return None
-        _notice_dead_peers(driver)
-        self._complaints.pop(host, None)
-        return driver
-
-    def _complain(self, host: tuple[str, int], reason: str) -> None:
-        if self._complaints.get(host) != reason:
-            self._complaints[host] = reason
-            LOG.warning("database_away", extra={"host": host[0], "port": host[1], "reason": reason})
-
-
-async def _is_primary(driver: Driver) -> bool:
-    status = getattr(driver.get_settings(), "in_hot_standby", None)  # told at connection since PostgreSQL 14
-    if status is not None:
-        return bool(status == "off")
-    return not await _statement(driver, driver.fetchval("SELECT pg_is_in_recovery()"), CONNECT_SECONDS)
-
-
-def _notice_dead_peers(driver: Driver) -> None:
-    """A host that vanishes without a word is noticed within 3 to 5 s, not after a quarter of an hour."""
-    transport: asyncio.Transport = driver._transport  # type: ignore[attr-defined]  # asyncpg has no public way to it
-    peer = transport.get_extra_info("socket")
-    if peer is None or peer.family == socket.AF_UNIX:
-        return
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3000)
-
-
-async def _statement(driver: Driver, statement: Awaitable[T], seconds: float) -> T:
-    """One statement outside of the pools; too late, or the caller cancelled, terminates the connection."""
-    task = asyncio.ensure_future(statement)
-    try:
-        await asyncio.wait({task}, timeout=seconds)
-    finally:
-        if not task.done():
-            driver.terminate()
-            await asyncio.wait({task})
-            task.cancelled() or task.exception()  # seen
-    return task.result()
-
-
-@asynccontextmanager
-async def _listening(servers: Servers, listener: ChangeListener) -> AsyncIterator["_Heartbeat"]:
-    """A connection of its own, straight to the primary, on which notifications have been seen to arrive."""
-    driver = await Connector(servers, Role.PRIMARY, {"statement_timeout": "1s"}).connect()
-    try:
-        heartbeat = _Heartbeat(driver)
-        driver.add_termination_listener(heartbeat.ended)
-        await _statement(driver, driver.add_listener(CHANNEL, lambda *told: listener.changed(str(told[-1]))), 1)
-        await _statement(driver, driver.add_listener(heartbeat.channel, heartbeat.heard), 1)
-        await heartbeat.beat()
-        yield heartbeat
-    finally:
-        driver.terminate()
-
-
-class _Heartbeat:
-    """Proof, twice a second, that what is notified on the primary arrives here: sent and heard as a change is."""
-
-    def __init__(self, driver: Driver) -> None:
-        self.channel = f"heartbeat_{secrets.token_hex(8)}"
-        self._driver = driver
-        self.position = Decimal(0)
-        """Of the primary, in its log: whatever was committed before it, listeners have been told of."""
-        self._heard = asyncio.Event()
-        self._ended = asyncio.Event()
-
-    def heard(self, *_: object) -> None:
-        self._heard.set()
-
-    def ended(self, *_: object) -> None:
-        self._ended.set()
-        self._heard.set()
-
-    async def beat(self) -> None:
-        """Return if one notification makes the round in time; else TimeoutError or the driver's error."""
-        async with asyncio.timeout(HEARTBEAT_LIMIT_SECONDS):
-            self._heard.clear()
-            position = await _statement(self._driver, self._driver.fetchval(_POSITION), HEARTBEAT_LIMIT_SECONDS)
-            await _statement(self._driver, self._driver.execute(f"NOTIFY {self.channel}"), HEARTBEAT_LIMIT_SECONDS)
-            await self._heard.wait()
-            self.position = position
-
-    async def changed_since(self, at: float) -> Collection[str] | None:
-        """The codes of links that were changed since then, on the clock of time.monotonic, and a while before; None if
-        they are too many."""
-        seconds = time.monotonic() - at + MARGIN_SECONDS
-        asked = self._driver.fetch(_CHANGED, timedelta(seconds=seconds), MOST_CHANGED + 1)
-        rows = await _statement(self._driver, asked, HEARTBEAT_LIMIT_SECONDS)
-        return {row["code"] for row in rows} if len(rows) <= MOST_CHANGED else None
-
-    async def until_lost(self) -> None:
-        while not self._ended.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), HEARTBEAT_SECONDS)
-                return
-            await self.beat()

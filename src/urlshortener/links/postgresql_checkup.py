@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from urlshortener.links.postgresql import Servers
+from urlshortener.links.postgresql_connector import Servers
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 2.0

@@ -20,8 +20,8 @@ from urlshortener.stats.store import StatsStore
 if TYPE_CHECKING:
     from urlshortener.events import amqp
     from urlshortener.events.amqp_checkup import BrokerHost
-    from urlshortener.links import postgresql
     from urlshortener.links.postgresql_checkup import DatabaseHost
+    from urlshortener.links.postgresql_connector import Servers
     from urlshortener.stats import redis_connection
     from urlshortener.stats.redis_checkup import CountsHost, SentinelHost
 
@@ -63,10 +63,10 @@ def open_links(settings: Settings) -> LinkStore:
             return postgresql.open_store(_postgresql(settings.links_url), replicas)
 
 
-def _postgresql(address: Address) -> "postgresql.Servers":
-    from urlshortener.links import postgresql  # noqa: PLC0415
+def _postgresql(address: Address) -> "Servers":
+    from urlshortener.links.postgresql_connector import Servers  # noqa: PLC0415
 
-    return postgresql.Servers(address.hosts, address.user, address.password, address.path)
+    return Servers(address.hosts, address.user, address.password, address.path)
 
 
 def open_stats(settings: Settings) -> StatsStore:
