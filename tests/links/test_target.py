@@ -1,5 +1,6 @@
 """Which addresses a link may have, and how they are written down."""
 
+import ada_url
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -89,7 +90,23 @@ def test_an_address_may_have_exactly_the_longest_length() -> None:
 _ADDRESSES = st.builds(
     "{}{}{}{}{}{}".format,
     st.sampled_from(["http://", "https://", "HTTP:", "https:/", "https:///"]),
-    st.one_of(st.sampled_from(["example.com", "[::1]", "0x7f.1", "xn--a.b", "bücher.example", "ẞ.de"]), st.text()),
+    st.one_of(
+        st.sampled_from(
+            [
+                "example.com",
+                "[::1]",
+                "0x7f.1",
+                "xn--a.b",
+                "bücher.example",
+                "ẞ.de",
+                "a@b.c",
+                "a:b@c.d",
+                "@e.f",
+                "1.2.3.4.",
+            ]
+        ),
+        st.text(),
+    ),
     st.sampled_from(["", ":80", ":443", ":0", ":65535"]),
     st.one_of(st.just(""), st.builds("/{}".format, st.text())),
     st.one_of(st.just(""), st.builds("?{}".format, st.text())),
@@ -107,6 +124,11 @@ def test_what_is_kept_is_safe_in_a_header_and_normal_already(text: str) -> None:
         return
     assert is_safe_location(kept)
     assert normalised(kept) == kept
+    url = ada_url.URL(kept)  # as the parser itself takes it apart
+    assert url.protocol in ("http:", "https:")
+    assert not url.username and not url.password
+    if url.host_type == ada_url.HostType.DEFAULT:
+        assert url.hostname == "localhost" or "." in url.hostname.removesuffix(".")
 
 
 @pytest.mark.parametrize("text", ["", "https://", "javascript:x", "https://a.b/ ", "https://a.b/\r\n", "https://a.b/ä"])

@@ -8,10 +8,12 @@ from urlshortener.errors import InvalidUrl
 
 LONGEST_TARGET_BYTES = 2048
 
+_PLAIN = re.compile(rf"[!-\[\]-~]{{1,{LONGEST_TARGET_BYTES}}}")  # no blank, control character or backslash
 _BLANK = re.compile(r"\s")  # as str.isspace has it
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SAFE_LOCATION = re.compile(r"https?://[\x21-\x7e]+")
-_SCHEMES = ("http:", "https:")
+_SCHEMES = ("http://", "https://")
+_IPV4 = re.compile(r"(?:[0-9]+\.){3}[0-9]+")
 _LONGEST_HOST = 253
 _LONGEST_LABEL = 63
 
@@ -22,18 +24,22 @@ def normalised(text: str) -> str:
     The parser is the browsers' own (WHATWG). It forgives what must not be forgiven here: it strips tabs and line
     ends, and takes a backslash for a slash. So the text is looked at before it is parsed.
     """
-    _check_text(text)
+    if not _PLAIN.fullmatch(text):
+        _check_text(text)
     try:
-        url = ada_url.URL(text)
+        href = ada_url.normalize_url(text)
     except ValueError:
         raise InvalidUrl("This is not an address that a browser could go to.") from None
-    if url.protocol not in _SCHEMES:
+    if not href.startswith(_SCHEMES):
         raise InvalidUrl("Only addresses that begin with http:// or https:// can be shortened.")
-    if url.username or url.password:
+    # As the parser writes an address, nothing in it can be taken for something else: what could be, it has escaped.
+    authority = href.split("/", 3)[2]
+    if "@" in authority:
         raise InvalidUrl("An address with a user name or password in it cannot be shortened.")
-    if url.host_type == ada_url.HostType.DEFAULT:
-        _check_name(url.hostname)
-    href: str = url.href
+    if not authority.startswith("["):
+        host = authority.partition(":")[0]
+        if not _IPV4.fullmatch(host):
+            _check_name(host)
     if len(href) > LONGEST_TARGET_BYTES:
         raise InvalidUrl(f"Written as browsers send it, the address is longer than {LONGEST_TARGET_BYTES:,} bytes.")
     if not is_safe_location(href):
