@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from tests.backends.otlp import ReceivedSpan
 from tests.services.conftest import Clock
 from urlshortener.events.segment import Frame
 from urlshortener.events.spool import Spool
@@ -30,6 +32,7 @@ from urlshortener.services.protocol import LimitedProtocol, Sweeper
 from urlshortener.services.shortener import shortener_app
 from urlshortener.services.traced import Traced, Tracing
 from urlshortener.telemetry import FAST_REDIRECTS, Sampling, trace_with
+from urlshortener.telemetry.wire import Messages, Over
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8:10::/48"))
 PROXY, STRANGER = "10.0.0.1", "203.0.113.7"
@@ -169,7 +172,7 @@ class Side:
                 await self._settled(connection, state)
             was_closed = socket.is_closed
             connection.connection_lost(None)
-        return _with_names(socket.written, was_closed, b",".join(self.spool.events), spans.get_finished_spans())
+        return _with_names(socket.written, was_closed, b",".join(self.spool.events), spans.sent)
 
     async def _settled(self, connection: LimitedProtocol, state: ServerState) -> None:
         for _ in range(3):
@@ -178,29 +181,43 @@ class Side:
             await asyncio.sleep(0)
 
 
+class KeptSpans(SpanProcessor):
+    """Spans that are over, and as a collector would get them."""
+
+    def __init__(self) -> None:
+        self._over: list[Over] = []
+
+    def on_end(self, span: Over) -> None:
+        self._over.append(span)
+
+    @property
+    def sent(self) -> list[ReceivedSpan]:
+        message = Messages(Resource({}), InstrumentationScope("test")).of(self._over)
+        return [ReceivedSpan(span, "") for span in message.resource_spans[0].scope_spans[0].spans]
+
+
 @contextmanager
-def spans_kept() -> Iterator[InMemorySpanExporter]:
-    kept = InMemorySpanExporter()
+def spans_kept() -> Iterator[KeptSpans]:
+    kept = KeptSpans()
     provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(kept))
-    trace_with(provider.get_tracer("test"))
+    provider.add_span_processor(kept)
+    trace_with(provider.get_tracer("test"), kept.on_end)
     try:
         yield kept
     finally:
         trace_with(None)
 
 
-def _with_names(answers: bytes, was_closed: bool, events: bytes, spans: Sequence[ReadableSpan]) -> Told:
+def _with_names(answers: bytes, was_closed: bool, events: bytes, spans: Sequence[ReceivedSpan]) -> Told:
     """With names instead of the ids that chance gave: each request's by its place, those below it by their own name."""
     names: dict[str, str] = {}
     places = count()
-    for span in sorted(spans, key=lambda span: span.start_time or 0):
-        assert span.context is not None and span.start_time and span.end_time and span.start_time <= span.end_time
-        above = f"{span.parent.span_id:016x}" if span.parent else ""
-        name = f"{names[above]}, {span.name}" if above in names else f"request {next(places)}"
-        names[f"{span.context.span_id:016x}"] = name
-        if not above:
-            names[f"{span.context.trace_id:032x}"] = f"trace of {name}"
+    for span in sorted(spans, key=lambda span: span.span.start_time_unix_nano):
+        assert 0 < span.span.start_time_unix_nano <= span.span.end_time_unix_nano
+        name = f"{names[span.parent]}, {span.name}" if span.parent in names else f"request {next(places)}"
+        names[span.id] = name
+        if not span.parent:
+            names[span.trace] = f"trace of {name}"
     told = sorted(_said_by(span) for span in spans)
     for hexadecimal, name in names.items():
         told = [line.replace(hexadecimal, name) for line in told]
@@ -208,14 +225,12 @@ def _with_names(answers: bytes, was_closed: bool, events: bytes, spans: Sequence
     return Told(answers, was_closed, events, sorted(told))
 
 
-def _said_by(span: ReadableSpan) -> str:
-    context = span.context
-    assert context is not None
-    own = f"{context.trace_id:032x} {context.span_id:016x} {sorted(context.trace_state.items())}"
-    parent = f"{span.parent.span_id:016x} {span.parent.is_remote}" if span.parent else ""
-    status = f"{span.status.status_code} {span.status.description}"
-    attributes = sorted((span.attributes or {}).items())
-    return f"{own}; {parent}; {span.name} {span.kind} {status} {attributes} {span.events} {span.links}"
+def _said_by(received: ReceivedSpan) -> str:
+    span = received.span
+    ids = f"{received.trace} {received.id} {span.trace_state}; {received.parent} {span.flags:#x}"
+    kind, status = Span.SpanKind.Name(span.kind), Status.StatusCode.Name(span.status.code)
+    attributes = sorted(received.attributes.items())
+    return f"{ids}; {span.name} {kind} {status} {span.status.message} {attributes} {span.events} {span.links}"
 
 
 class Both:

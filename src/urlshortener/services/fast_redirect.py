@@ -32,7 +32,7 @@ from urlshortener.links.directory import Directory
 from urlshortener.services import plain_head
 from urlshortener.services.caller import Proxies
 from urlshortener.services.fast_replies import Replies, Tally
-from urlshortener.services.fast_traces import FastTrace, FastTraces
+from urlshortener.services.fast_traces import FastTraces, TracedTurn
 from urlshortener.services.plain_head import PlainHead
 from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.traced import SLOW_SECONDS, Tracing
@@ -158,9 +158,9 @@ class FastRedirects:
             visitor.update(b"%b\0%b" % (address, text))
             more = b',"request_id":"%b"' % request_id if request_id else b""
             accesses.append((code, user_agent, shown, _said(referer)[0], visitor.hexdigest().encode(), more))
-        traced = {} if self._traces is None else self._traces.begun(asked, decided, turn.began_ns)
-        for place, trace in traced.items():
-            accesses[place] = (*accesses[place][:-1], trace.spooling(accesses[place][-1]))
+        traced = None if self._traces is None else self._traces.begun(asked, decided, turn.began_ns)
+        if traced is not None:
+            traced.spooling(accesses)
         written = self._spool.append_plain(turn.at, accesses)
         if written.done():
             self._release(asked, traced, turn, written.exception())
@@ -168,11 +168,11 @@ class FastRedirects:
             written.add_done_callback(lambda written: self._release(asked, traced, turn, written.exception()))
 
     def _release(
-        self, asked: list[_Asked], traced: dict[int, FastTrace], turn: _Turn, error: BaseException | None
+        self, asked: list[_Asked], traced: TracedTurn | None, turn: _Turn, error: BaseException | None
     ) -> None:
         """The accesses are in the spool: their visitors may leave. Only a strict spool may say that they must not."""
-        for trace in traced.values():
-            trace.spooled(error)
+        if traced is not None:
+            traced.spooled(error)
         start, end = self._replies.around_target(asked[0][0].server_state.default_headers)
         for connection, target, _, _, text in asked:
             if error is None:
@@ -180,12 +180,12 @@ class FastRedirects:
             else:
                 connection.leave(self._replies.refusal(text, error))
         seconds = time.perf_counter() - turn.began
-        self._tally.add(len(asked), seconds, error, [trace.exemplar for trace in traced.values()])
+        self._tally.add(len(asked), seconds, error, None if traced is None else traced.exemplar)
         status = 307 if error is None else 503
-        for trace in traced.values():
-            trace.left(status)
+        if traced is not None:
+            traced.left(status)
         if self._traces is not None and (error is not None or seconds > SLOW_SECONDS):
-            untraced = [one for place, one in enumerate(asked) if place not in traced]
+            untraced = [one for place, one in enumerate(asked) if traced is None or place not in traced]
             self._traces.tell_of(untraced, status, turn.began_ns, seconds)
 
 

@@ -1,7 +1,6 @@
 """What the fast way says, and what is told of it: the bytes and the numbers of the ordinary way, made beforehand."""
 
 import re
-from collections.abc import Sequence
 
 from starlette.requests import Request
 
@@ -58,11 +57,9 @@ class Tally:
         self._seconds = REQUEST_SECONDS.labels(*route)
 
     def add(
-        self, count: int, seconds: float, error: BaseException | None, exemplars: Sequence[dict[str, str]] = ()
+        self, count: int, seconds: float, error: BaseException | None, exemplar: dict[str, str] | None = None
     ) -> None:
-        """So many, and of those that are traced what leads to their traces."""
+        """So many, and what leads to the trace of one of them."""
         for counter in self._found if error is None else self._refused:
             add_many(counter, count)
-        for exemplar in exemplars:
-            self._seconds.observe(seconds, exemplar)
-        observe_many(self._seconds, seconds, count - len(exemplars))
+        observe_many(self._seconds, seconds, count, exemplar)

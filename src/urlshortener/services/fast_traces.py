@@ -1,21 +1,32 @@
 """The spans of redirects that take the fast way: the same as of those that take the ordinary one.
 
 There, what goes on is known by where the code is (telemetry/traces.py: `within`). Here many requests are answered
-together, so each that is traced has its spans in a FastTrace, and the others cost a question.
+together, so those of them that are traced are a TracedTurn, and the others cost a question.
 tests/services/test_fast_traces.py compares the two.
 """
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 from opentelemetry.trace import SpanContext, SpanKind
 
+from urlshortener.events.event import Plain
 from urlshortener.services.plain_head import PlainHead
 from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.traced import Answered, Tracing
-from urlshortener.telemetry import FOUND_IN, SPOOL, context_below, context_of, exemplar_of, told, traceparent_of
+from urlshortener.telemetry import (
+    FOUND_IN,
+    SPOOL,
+    Value,
+    context_below,
+    context_of,
+    exemplar_of,
+    told,
+    traceparent_of,
+)
 
 _ROUTE = "/{code}"
 _TRACEPARENT = 4  # its place in a PlainHead; empty where there is none, or none to be believed
@@ -25,49 +36,50 @@ _UNSAMPLED = frozenset(b"02468ace")  # how a traceparent ends that says: not thi
 # As services/fast_redirect.py has a request: who asks, for which target, from where; his head, read and as it came.
 _Asked: TypeAlias = tuple[LimitedProtocol, bytes, object, PlainHead, bytes]
 
+# One that is traced: who asks, the span that it comes from, and its own.
+_Redirect: TypeAlias = tuple[LimitedProtocol, SpanContext | None, SpanContext]
 
-class FastTrace:
-    """A redirect that is traced: a span for all of it, and below that one for having its access in the spool.
 
-    Both are told of when they are over: the event takes the first one's context along before.
+class TracedTurn:
+    """Those redirects of a turn that are traced: each has a span for all of it, and below that one for having its
+    access in the spool. Both are told of when they are over: the event takes the first one's context along before.
     """
 
-    __slots__ = ("_began_ns", "_connection", "_error", "_own", "_parent", "_spool_ns", "_spooled_ns")
+    __slots__ = ("_began_ns", "_error", "_redirects", "_spool_ns", "_spooled_ns")
 
-    def __init__(self, connection: LimitedProtocol, parent: SpanContext | None, began_ns: int) -> None:
-        self._connection = connection
-        self._parent = parent
-        self._own = context_below(parent)
+    def __init__(self, redirects: Mapping[int, _Redirect], began_ns: int) -> None:
+        self._redirects = redirects
         self._began_ns = began_ns
 
-    def spooling(self, more: bytes) -> bytes:
-        """Its access goes to the spool: what there is to say of it, and whose trace it belongs to."""
-        self._spool_ns = time.time_ns()
-        return b'%b,"traceparent":"%b"' % (more, traceparent_of(self._own).encode())
-
-    def spooled(self, error: BaseException | None) -> None:
-        self._spooled_ns = time.time_ns()
-        self._error = error
-
-    def left(self, status: int) -> None:
-        """The visitor has his answer."""
-        error = {} if self._error is None else {"error.type": type(self._error).__name__}
-        told(SPOOL, self._spool_ns, self._spooled_ns, attributes=error, parent=self._own, has_failed=bool(error))
-        answered = _answered(self._connection, status)
-        told(
-            answered.name,
-            self._began_ns,
-            time.time_ns(),
-            SpanKind.SERVER,
-            {FOUND_IN: "memory", **answered.attributes},
-            parent=self._parent,
-            own=self._own,
-            has_failed=answered.has_failed,
-        )
+    def __contains__(self, place: int) -> bool:
+        return place in self._redirects
 
     @property
     def exemplar(self) -> dict[str, str]:
-        return exemplar_of(self._own)
+        """What leads to the trace of one of them."""
+        _, _, own = next(iter(self._redirects.values()))
+        return exemplar_of(own)
+
+    def spooling(self, accesses: list[Plain]) -> None:
+        """All go to the spool: those that are traced say so."""
+        for place, (_, _, own) in self._redirects.items():
+            access = accesses[place]
+            accesses[place] = (*access[:-1], b'%b,"traceparent":"%b"' % (access[-1], traceparent_of(own).encode()))
+        self._spool_ns = time.time_ns()
+
+    def spooled(self, error: BaseException | None) -> None:
+        self._spooled_ns = time.time_ns()
+        self._error = {} if error is None else {"error.type": type(error).__name__}
+
+    def left(self, status: int) -> None:
+        """The visitors have their answers."""
+        now = time.time_ns()
+        error, has_failed = self._error, bool(self._error)
+        for connection, parent, own in self._redirects.values():
+            told(SPOOL, self._spool_ns, self._spooled_ns, attributes=error, parent=own, has_failed=has_failed)
+            name, attributes = _from_memory(status, connection.scheme, connection.server)
+            began, kind = self._began_ns, SpanKind.SERVER
+            told(name, began, now, kind, attributes, parent=parent, own=own, has_failed=has_failed)
 
 
 class FastTraces:
@@ -76,20 +88,21 @@ class FastTraces:
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
-    def begun(self, asked: Sequence[_Asked], decided: Sequence[int], began_ns: int) -> dict[int, FastTrace]:
-        """The traces of those that have one, by their places: of those that a trusted proxy decided about the ones that
-        it samples, of all others a share."""
-        wanted = [place for place in decided if asked[place][3][_TRACEPARENT][-1] not in _UNSAMPLED]
-        if drawn := self._tracing.drawn_of(len(asked) - len(decided)):
+    def begun(self, asked: Sequence[_Asked], decided: Sequence[int], began_ns: int) -> TracedTurn | None:
+        """Those that are traced: of those that a trusted proxy decided about the ones that it samples, of all others a
+        share."""
+        places = self._tracing.drawn_of(len(asked) - len(decided))
+        if decided:
             others = sorted(set(range(len(asked))).difference(decided))
-            wanted += [others[place] for place in drawn]
-        return {place: FastTrace(asked[place][0], _parent(asked[place]), began_ns) for place in sorted(wanted)}
+            sampled = [place for place in decided if asked[place][3][_TRACEPARENT][-1] not in _UNSAMPLED]
+            places = sorted([*sampled, *(others[place] for place in places)])
+        return TracedTurn({place: _redirect(asked[place]) for place in places}, began_ns) if places else None
 
     def tell_of(self, untraced: Iterable[_Asked], status: int, began_ns: int, seconds: float) -> None:
         """They are over: tell of those that must not be missed."""
         ended_ns = began_ns + int(seconds * 1e9)
         for one in untraced:
-            self._tracing.tell_of(_answered(one[0], status), _parent(one), began_ns, ended_ns)
+            self._tracing.tell_of(_answered(status, one[0].scheme, one[0].server), _parent(one), began_ns, ended_ns)
 
 
 def _parent(asked: _Asked) -> SpanContext | None:
@@ -99,5 +112,19 @@ def _parent(asked: _Asked) -> SpanContext | None:
     return context_of(head[_TRACEPARENT].decode(), b",".join(_TRACESTATE.findall(text)).decode("latin-1"))
 
 
-def _answered(connection: LimitedProtocol, status: int) -> Answered:
-    return Answered("GET", _ROUTE, status, connection.scheme or "", "1.1", (connection.server or ("", 0))[1] or 0)
+def _redirect(asked: _Asked) -> _Redirect:
+    parent = _parent(asked)
+    return asked[0], parent, context_below(parent)
+
+
+def _answered(status: int, scheme: str | None, server: tuple[str, int | None] | None) -> Answered:
+    return Answered("GET", _ROUTE, status, scheme or "", "1.1", (server or ("", 0))[1] or 0)
+
+
+@lru_cache(64)
+def _from_memory(
+    status: int, scheme: str | None, server: tuple[str, int | None] | None
+) -> tuple[str, Mapping[str, Value]]:
+    """Name and attributes of a span: there are few, and to put them together would cost more than all else."""
+    answered = _answered(status, scheme, server)
+    return answered.name, {FOUND_IN: "memory", **answered.attributes}

@@ -5,6 +5,7 @@ logs.py      lines on standard error
 traces.py    spans
 sampling.py  which requests have spans
 sending.py   to a collector
+wire.py      spans as it takes them
 """
 
 from urlshortener.telemetry.logs import *  # noqa: F403 (a room's files are its own business)

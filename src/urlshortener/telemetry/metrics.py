@@ -3,7 +3,10 @@
 docs/metrics.md is made from this file (`make docs`). Labels have few values: never a code, an address or a user agent.
 """
 
+import time
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.samples import Exemplar
 
 REGISTRY = CollectorRegistry()
 
@@ -33,11 +36,13 @@ def add_many(counter: Counter, number: int) -> None:
     counter._value.inc(number)
 
 
-def observe_many(histogram: Histogram, value: float, times: int) -> None:
-    """`times` observations of the same value, for the price of one."""
+def observe_many(histogram: Histogram, value: float, times: int, exemplar: dict[str, str] | None = None) -> None:
+    """`times` observations of the same value, for the price of one. `exemplar` leads to the trace of one of them."""
     for place, bound in enumerate(histogram._upper_bounds):
         if value <= bound:
             histogram._buckets[place].inc(times)
+            if exemplar is not None:
+                histogram._buckets[place].set_exemplar(Exemplar(exemplar, value, time.time()))
             break
     histogram._sum.inc(value * times)
 

@@ -6,17 +6,20 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from urlshortener.telemetry.logs import LOG
 from urlshortener.telemetry.metrics import SPANS_LOST, SPANS_SENT
 from urlshortener.telemetry.traces import trace_with
+from urlshortener.telemetry.wire import Messages, Over
 
 # What the exporters complain of is counted here, and said once a minute.
 logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
@@ -27,18 +30,12 @@ _GATHER_SECONDS = 1.0
 _EXPORT_SECONDS = 10  # tries again within, so that a collector that is being rolled is waited for
 _GOODBYE_SECONDS = 1.0
 _COMPLAIN_SECONDS = 60.0
-
-
-class _Resource(Resource):
-    """The exporter asks for its hash with each span, and the SDK writes JSON each time."""
-
-    def __hash__(self) -> int:
-        return id(self)
+_SCOPE = InstrumentationScope("urlshortener")
 
 
 def resource(service: str, version: str) -> Resource:
     """Who sends: this process, of this service."""
-    found = Resource.create(
+    return Resource.create(
         {
             "service.namespace": "url-shortener",
             "service.name": service,
@@ -46,7 +43,6 @@ def resource(service: str, version: str) -> Resource:
             "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
         }
     )
-    return _Resource(found.attributes, found.schema_url)
 
 
 def send_traces(endpoint: str, resource: Resource) -> Callable[[], None]:
@@ -54,17 +50,27 @@ def send_traces(endpoint: str, resource: Resource) -> Callable[[], None]:
 
     All that are made are sent: which requests are traced was decided at the door (services/traced.py).
     """
-    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"), timeout=_EXPORT_SECONDS)
     provider = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
-    sender = Sender(exporter)
+    sender = Sender(_Exporter(endpoint, Messages(resource, _SCOPE)))
     provider.add_span_processor(sender)
-    trace_with(provider.get_tracer("urlshortener"))
+    trace_with(provider.get_tracer(_SCOPE.name), sender.on_end)
 
     def end() -> None:
         trace_with(None)
         sender.shutdown()
 
     return end
+
+
+class _Exporter(OTLPSpanExporter):
+    """The SDK's, with its connection, its deadline and its retries; only what it sends is put together by us."""
+
+    def __init__(self, endpoint: str, messages: Messages) -> None:
+        super().__init__(endpoint, insecure=endpoint.startswith("http://"), timeout=_EXPORT_SECONDS)
+        self._messages = messages
+
+    def _translate_data(self, data: Iterable[Over]) -> ExportTraceServiceRequest:
+        return self._messages.of(data)
 
 
 class Sender(SpanProcessor):
@@ -75,22 +81,22 @@ class Sender(SpanProcessor):
     what it drops and not in a metric, and ends when it likes.)
     """
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, exporter: _Exporter) -> None:
         self._exporter = exporter
-        self._waiting: deque[ReadableSpan] = deque()
+        self._waiting: deque[Over] = deque()
         self._wanted = threading.Event()
         self._is_over = False
         self._complained = float("-inf")
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
         self._thread.start()
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def on_end(self, span: Over) -> None:
         if len(self._waiting) >= _MOST_WAITING:
             SPANS_LOST.inc()
             return
         self._waiting.append(span)
-        if len(self._waiting) >= _MOST_OF_A_MESSAGE:
-            self._wanted.set()
+        if len(self._waiting) == _MOST_OF_A_MESSAGE:
+            self._wanted.set()  # who is sending already looks again before he waits
 
     def _run(self) -> None:
         while not self._is_over:
@@ -99,9 +105,9 @@ class Sender(SpanProcessor):
             while self._waiting:
                 self._send([self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_OF_A_MESSAGE))])
 
-    def _send(self, spans: list[ReadableSpan]) -> None:
+    def _send(self, spans: list[Over]) -> None:
         try:
-            sent = self._exporter.export(spans) is SpanExportResult.SUCCESS
+            sent = self._exporter.export(spans) is SpanExportResult.SUCCESS  # type: ignore[arg-type]
         except Exception:  # whatever it is, the next ones may arrive
             sent = False
         if sent:

@@ -19,17 +19,15 @@ In no span: a code, a target, an address of a visitor, a header, a parameter of 
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from random import getrandbits
+from typing import NamedTuple
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import Tracer as SdkTracer
 
 BATCH = "batch of links"
 SPOOL = "spool access event"
@@ -47,10 +45,26 @@ BATCH_SIZE = "urlshortener.batch.size"
 EVENT_AGE = "urlshortener.event.age_seconds"
 
 Value = str | bool | int | float
+
+
+class Told(NamedTuple):
+    """A span that is over, as it was told: it is encoded by the thread that sends it (telemetry/wire.py)."""
+
+    name: str
+    kind: SpanKind
+    attributes: Mapping[str, Value]
+    has_failed: bool
+    began_ns: int
+    ended_ns: int
+    own: SpanContext
+    parent: SpanContext | None
+    links: Iterable[SpanContext]
+
+
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 _W3C = TraceContextTextMapPropagator()
 _tracer: Tracer | None = None
+_tell: Callable[[Told], None] | None = None
 
 
 def is_tracing() -> bool:
@@ -58,10 +72,10 @@ def is_tracing() -> bool:
     return _tracer is not None
 
 
-def trace_with(tracer: Tracer | None) -> None:
-    """Make spans with this tracer from now on; with None, make no more."""
-    global _tracer  # noqa: PLW0603 (one for the process, as metrics and logs are)
-    _tracer = tracer
+def trace_with(tracer: Tracer | None, tell: Callable[[Told], None] | None = None) -> None:
+    """Begin spans with this tracer from now on, and hand those that are told to `tell`; with None, make no more."""
+    global _tracer, _tell
+    _tracer, _tell = tracer, tell
 
 
 def context_of(traceparent: str, tracestate: str = "") -> SpanContext | None:
@@ -74,7 +88,8 @@ def context_of(traceparent: str, tracestate: str = "") -> SpanContext | None:
 
 
 def traceparent_of(context: SpanContext) -> str:
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+    trace_id, span_id, *_ = context  # its properties cost more than all else here
+    return f"00-{trace_id:032x}-{span_id:016x}-01"
 
 
 # spans
@@ -96,7 +111,8 @@ def exemplar() -> dict[str, str] | None:
 
 def exemplar_of(context: SpanContext) -> dict[str, str]:
     """The same of a span whose context is known."""
-    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+    trace_id, span_id, *_ = context
+    return {"trace_id": f"{trace_id:032x}", "span_id": f"{span_id:016x}"}
 
 
 def begun(
@@ -118,11 +134,8 @@ def begun(
 
 def context_below(parent: SpanContext | None) -> SpanContext:
     """The context of a span that is told of when it is over."""
-    if _tracer is None:
-        return trace.INVALID_SPAN_CONTEXT
-    ids = cast("SdkTracer", _tracer).id_generator
-    trace_id = ids.generate_trace_id() if parent is None else parent.trace_id
-    return SpanContext(trace_id, ids.generate_span_id(), False, _SAMPLED, parent and parent.trace_state)
+    trace_id = getrandbits(128) if parent is None else parent.trace_id
+    return SpanContext(trace_id, getrandbits(64), False, _SAMPLED, parent and parent.trace_state)
 
 
 def told(
@@ -139,25 +152,10 @@ def told(
 ) -> None:
     """A span of what is over, for a tenth of what one costs that is begun and ended. `own` is its context, where it had
     to be known before. Two machines' clocks may differ: it never ends before it began."""
-    if _tracer is None:
+    if _tell is None:
         return
-    from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415 (imported only where spans are sent)
-
-    tracer = cast("SdkTracer", _tracer)
-    span = ReadableSpan(
-        name,
-        own or context_below(parent),
-        parent,
-        tracer.resource,
-        attributes,
-        links=[Link(each) for each in links],
-        kind=kind,
-        status=_FAILED if has_failed else _UNSET,
-        start_time=began_ns,
-        end_time=max(began_ns, ended_ns),
-        instrumentation_scope=tracer._instrumentation_scope,
-    )
-    tracer.span_processor.on_end(span)
+    own = own or context_below(parent)
+    _tell(Told(name, kind, attributes or {}, has_failed, began_ns, max(began_ns, ended_ns), own, parent, links))
 
 
 def _below(parent: SpanContext | None) -> context.Context:
