@@ -24,6 +24,7 @@ QUESTIONS = (
     "creates",
     "bulk",
     "counting",
+    "counts_in_memory",
     "end_to_end",
     "all_in_one",
     "naively",

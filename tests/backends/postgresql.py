@@ -82,11 +82,11 @@ class Postgresql(Server):
             configuration.write(_COMMON)
         (self.data / "pg_hba.conf").write_text(_WHO_MAY_CONNECT)
 
-    def run_sql(self, *statements: str, database: str = "postgres") -> str:
+    def run_sql(self, *statements: str, database: str = "postgres", limit_seconds: float = 20) -> str:
         """Run statements, one after the other, as the superuser; the rows of the last one as text."""
         commands = [part for statement in statements for part in ("-c", statement)]
         how = f"-XqAt -v ON_ERROR_STOP=1 -U postgres -p {self.port} -d {database}".split()
-        return self._run(self._programs / "psql", *how, "-h", self._sockets, *commands, limit_seconds=20)
+        return self._run(self._programs / "psql", *how, "-h", self._sockets, *commands, limit_seconds=limit_seconds)
 
     def fresh_database(self) -> str:
         """The name of a new, empty database that belongs to `app`."""
