@@ -11,6 +11,7 @@ from prometheus_client.samples import Exemplar
 REGISTRY = CollectorRegistry()
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LOOP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LONG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
 
 
@@ -125,7 +126,9 @@ STATS_AVAILABLE = _gauge("stats_available", "1 while the store of counts answers
 
 # the process, and telemetry itself
 LOOP_DELAY_SECONDS = _histogram(
-    "event_loop_delay_seconds", "How late the event loop does what is due: above 0.1 s all requests wait."
+    "event_loop_delay_seconds",
+    "How late the event loop does what is due: above 0.1 s all requests wait.",
+    buckets=_LOOP_SECONDS,
 )
 LOG_LINES_SUPPRESSED = _counter(
     "log_lines_suppressed_total", "Lines that were not written, because many of the same event had been.", "event"
