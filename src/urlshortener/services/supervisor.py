@@ -45,8 +45,7 @@ class Supervisor(Readiness):
         self._command = command
         self._count = count
         self._door = door
-        # One accept at a time, so that whoever is idle has a chance: else the first to wake takes all that wait.
-        self._environment = {**environment, "UV_TCP_SINGLE_ACCEPT": "1"}
+        self._environment = environment
         self._living: dict[int, Process] = {}
         self._reports: dict[int, Report] = {}
         self._all_are_ready = asyncio.Event()
