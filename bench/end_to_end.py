@@ -5,13 +5,11 @@ time (open loop, 64 connections). A rate is kept if none was turned away or kept
 within 5 s of the last visitor. The first rate that is tried is near what a closed loop gives.
 """
 
-from collections.abc import Mapping
-
-from bench.harness import cores, open_loop, shortener, traffic
+from bench.harness import cores, histogram, open_loop, shortener, traffic
 from bench.harness.counts import seconds_until_counted, total
 from bench.harness.results import Goal
 from bench.harness.run import Run
-from bench.harness.system import Lost, Service
+from bench.harness.system import Service
 
 TITLE = "End to end on two cores"
 
@@ -58,28 +56,11 @@ def _ages(run: Run, service: Service, analytics: Service) -> None:
     before = analytics.metrics()
     _visit(run, service, _SLOW_RATE, 5 * run.effort.seconds)
     seconds_until_counted(analytics, service.redirected, within_seconds=60)
-    age = 1000 * _p99(before, analytics.metrics())
+    ages = histogram.seen(before, analytics.metrics(), "event_age_when_counted_seconds")
+    age = 1000 * histogram.between(ages, 0.99)
     name = f"age of an event when it is counted: p99, at {_SLOW_RATE:,} redirects/s"
     run.figure(name, "ms", [age], goal=Goal(1000, 250, less_is_better=True), scales=False)
 
 
 def _visit(run: Run, service: Service, rate: float, seconds: float) -> open_loop.Waits:
     return open_loop.run(service.urls[0], run.requests(), a_second=rate, seconds=seconds, on=_BOTH, spins=False)
-
-
-def _p99(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """From a histogram's buckets: between two bounds it is taken for even."""
-    prefix = "event_age_when_counted_seconds_bucket{"
-    counts = {
-        float(name.split('le="')[1].split('"')[0]): after[name] - before.get(name, 0)
-        for name in after
-        if name.startswith(prefix)
-    }
-    bounds = sorted(counts)
-    wanted = 0.99 * counts[bounds[-1]]
-    below, lower = 0.0, 0.0
-    for bound in bounds:
-        if counts[bound] >= wanted and counts[bound] > below:
-            return lower + (bound - lower) * (wanted - below) / (counts[bound] - below)
-        below, lower = counts[bound], bound
-    raise Lost("no event has an age")

@@ -39,11 +39,11 @@ def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
     return path
 
 
-def run(url: str, requests: Path, *, connections: int, seconds: float, core: int = cores.LOAD) -> Load:
-    """One thread of wrk, on its core, for whole seconds."""
+def run(url: str, requests: Path, *, connections: int, seconds: float, on: Sequence[int] = (cores.LOAD,)) -> Load:
+    """One thread of wrk, on its core (or one of those), for whole seconds."""
     where = urlsplit(url)
     command = [
-        *("taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"),
+        *("taskset", "-c", ",".join(map(str, on)), "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"),
         *("--timeout", "10s", "-s", str(_SCRIPT), f"{where.scheme}://{where.netloc}/", "--", str(requests)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 SERVICE = 0  # what is measured
 LOAD = 1  # the load, and every back end that the question does not count
@@ -11,6 +12,24 @@ LOAD = 1  # the load, and every back end that the question does not count
 def enough() -> bool:
     """Whether this machine has both cores, and lets us use them."""
     return {SERVICE, LOAD} <= os.sched_getaffinity(0)
+
+
+class Places(NamedTuple):
+    """Cores for a service of several processes, for a proxy in front of it, and for the load."""
+
+    service: tuple[int, ...]
+    proxy: tuple[int, ...]
+    load: tuple[int, ...]
+
+
+def shared_out() -> Places:
+    """Of four cores or more the load has one, proxy and service half of the others each; of fewer all have all."""
+    everywhere = tuple(sorted(os.sched_getaffinity(0)))
+    if len(everywhere) < 4:
+        return Places(everywhere, everywhere, everywhere)
+    others = tuple(core for core in everywhere if core != LOAD)
+    half = len(others) // 2
+    return Places(others[half:], others[:half], (LOAD,))
 
 
 @contextlib.contextmanager

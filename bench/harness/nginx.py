@@ -10,7 +10,7 @@ _PROGRAM = "/usr/sbin/nginx"
 
 _COMMON = """
 daemon off;
-worker_processes 1;
+worker_processes {processes};
 pid {folder}/pid;
 error_log {folder}/error.log warn;
 {user}
@@ -61,23 +61,24 @@ _PROXY = """
 
 
 class _Nginx(Server):
-    """One worker, with its access log on as nginx' own example has it."""
+    """One worker if no other number is named, with its access log on as nginx' own example has it."""
 
-    def __init__(self, name: str, how: str, **words: str) -> None:
+    def __init__(self, name: str, how: str, processes: int = 1, **words: str) -> None:
         if not shutil.which(_PROGRAM):
             raise ServerMissing("nginx-light")
         super().__init__(name)
+        self._processes = processes
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.configuration = self.folder / "nginx.conf"
-        text = (_COMMON + how).format(folder=self.folder, port=self.port, user="user root;", **words)
-        self.configuration.write_text(text)
+        words |= {"folder": str(self.folder), "port": str(self.port), "processes": str(processes), "user": "user root;"}
+        self.configuration.write_text((_COMMON + how).format(**words))
 
     def _command(self) -> Sequence[str]:
         return [_PROGRAM, "-e", str(self.folder / "error.log"), "-c", str(self.configuration)]
 
     def _answers(self) -> bool:
-        return (self.folder / "pid").exists()
+        return (self.folder / "pid").exists() and len(self.pids) > self._processes  # these, and their master
 
     @property
     def answered(self) -> int:
@@ -101,5 +102,5 @@ class RedirectingNginx(_Nginx):
 class ProxyingNginx(_Nginx):
     """A proxy before another server, with connections to it that are kept."""
 
-    def __init__(self, url: str, name: str = "nginx as proxy") -> None:
-        super().__init__(name.replace(" ", "-"), _PROXY, behind=url.removeprefix("http://"))
+    def __init__(self, url: str, name: str = "nginx as proxy", processes: int = 1) -> None:
+        super().__init__(name.replace(" ", "-"), _PROXY, processes, behind=url.removeprefix("http://"))

@@ -78,7 +78,7 @@ def _section(answer: Answer) -> str:
     if answer.failure:
         return "\n".join([*lines, "It failed, so there are no figures.", ""])
     lines += ["| | median | lowest to highest | ratio | goal | |", "|---|---|---|---|---|---|", rows, ""]
-    lines += _why_missed(answer)
+    lines += [*_why_missed(answer), *_what_it_tells(answer)]
     lines += [f"![{curve.title}](performance/{_file(curve.title)})" for curve in answer.curves]
     lines += ["", "Where it ran: " + "; ".join(answer.processes) + ".", ""]
     return "\n".join(lines)
@@ -92,6 +92,12 @@ def _why_missed(answer: Answer) -> list[str]:
     )
     why = getattr(importlib.import_module(f"bench.{answer.question}"), "WHY_MISSED", "")
     return [f"Why goals are missed: {why}", ""] if is_missed and why else []
+
+
+def _what_it_tells(answer: Answer) -> list[str]:
+    """What its question says of how far its figures go, if it has to."""
+    told = getattr(importlib.import_module(f"bench.{answer.question}"), "WHAT_IT_TELLS", "")
+    return [f"What this tells: {told}", ""] if told else []
 
 
 def _row(figure: Figure, scale: float) -> str:

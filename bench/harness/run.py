@@ -116,10 +116,18 @@ class Run:
         """A file of visits of so many codes, for the closed loop."""
         return self.shared.requests(codes)
 
-    def load(self, url: str, requests: Path, connections: int = 64, seconds: float | None = None) -> closed_loop.Load:
-        """As many requests as are answered, from core 1."""
-        self.ran(f"wrk, {connections} connections", cores.LOAD)
-        return closed_loop.run(url, requests, connections=connections, seconds=seconds or self.effort.seconds)
+    def load(
+        self,
+        url: str,
+        requests: Path,
+        connections: int = 64,
+        seconds: float | None = None,
+        on: Sequence[int] = (cores.LOAD,),
+    ) -> closed_loop.Load:
+        """As many requests as are answered, from core 1 if no other is named."""
+        self.ran(f"wrk, {connections} connections", *on)
+        seconds = seconds or self.effort.seconds
+        return closed_loop.run(url, requests, connections=connections, seconds=seconds, on=on)
 
     def warm_up(self, url: str, requests: Path, connections: int = 64) -> closed_loop.Load | None:
         if not self.effort.warm_up_seconds:

@@ -1,6 +1,6 @@
 """A shortener-service that holds so many links in memory, and is watched for what becomes of its events."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.harness import cores, links
 from bench.harness.closed_loop import Load
@@ -16,13 +16,23 @@ def started(run: Run, fresh: Fresh, count: int, on: Sequence[int] = (cores.SERVI
     return warmed(run, fresh, count, on)
 
 
-def warmed(run: Run, fresh: Fresh, count: int, on: Sequence[int] = (cores.SERVICE,)) -> Service:
-    """The newest `count` links of its database in its memory."""
+def warmed(
+    run: Run,
+    fresh: Fresh,
+    count: int,
+    on: Sequence[int] = (cores.SERVICE,),
+    *,
+    workers: int = 1,
+    more: Mapping[str, str] | None = None,
+) -> Service:
+    """The newest `count` links of its database in its memory, or in that of each of its workers."""
     roomy = {"CACHE_WARM_LINKS": str(count), "CACHE_MAX_BYTES": "4Gi", "SPOOL_MAX_BYTES": "64Gi"}
-    service = Service("shortener", {**fresh.settings, **roomy})
-    run.start(service, *on, what="shortener-service")
+    service = Service("shortener", {**fresh.settings, **roomy, **(more or {})}, workers)
+    run.start(service, *on, what="shortener-service" if workers == 1 else f"shortener-service, {workers} workers")
     run.say(f"waits until {count:,} links are in memory")
-    wait_until(lambda: service.metrics()["link_cache_links"] >= count, "the links are in memory", within_seconds=300)
+    wait_until(
+        lambda: service.metrics()["link_cache_links"] >= count * workers, "the links are in memory", within_seconds=300
+    )
     return service
 
 

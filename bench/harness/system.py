@@ -4,18 +4,20 @@ import asyncio
 import shutil
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bench.harness import cores
-from tests.backends.keeper import descendants
 from tests.backends.rabbitmq import Rabbitmq
 from tests.backends.server import Server
 from tests.journeys.systems import Process
 from urlshortener.events.amqp import AmqpSource, Broker, Topology
 from urlshortener.events.event import EventId
 from urlshortener.events.spool import Spool
+from urlshortener.services.worker import REPORT_SECONDS
 
+_ESTABLISHED = "01"  # as /proc/net/tcp has it
 TRUSTED = {"TRUSTED_PROXIES": "127.0.0.0/8"}
 
 
@@ -33,8 +35,12 @@ def start(server: Server, *on: int) -> None:
 class Service(Process):
     """One of our processes, with a folder for its spool; it believes the loopback proxies."""
 
-    def __init__(self, command: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, command: str, settings: Mapping[str, str], workers: int = 1) -> None:
         super().__init__(command, {**TRUSTED, **settings})
+        self.workers = workers
+
+    def _command(self) -> Sequence[str]:
+        return [*super()._command(), *(("--workers", str(self.workers)) if self.workers > 1 else ())]
 
     @property
     def spool(self) -> Path:
@@ -51,7 +57,7 @@ class Service(Process):
         """How many visitors it has sent on, once it is through with all that were sent to it."""
         before, now = -1, self._redirected()
         while before != now:
-            time.sleep(0.2)
+            time.sleep(0.2 if self.workers == 1 else 2 * REPORT_SECONDS)
             before, now = now, self._redirected()
         return now
 
@@ -75,11 +81,6 @@ class Service(Process):
         [pid] = self.pids
         return pid
 
-    @property
-    def pids(self) -> list[int]:
-        assert self._keeper is not None
-        return descendants(self._keeper.pid)
-
 
 def _resident(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
@@ -90,6 +91,14 @@ def processor_seconds(pid: int) -> float:
     """How long a process has been on a core, its threads included."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+def connections(pid: int, url: str) -> int:
+    """How many connections to that address a process has open."""
+    port = f":{urlsplit(url).port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] == _ESTABLISHED}
+    return len(sockets & {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()})
 
 
 def events_in_spool(folder: Path) -> int:

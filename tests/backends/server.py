@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.backends import keeper
-from tests.backends.keeper import signal_all
+from tests.backends.keeper import descendants, signal_all
 from tests.backends.waiting import wait_until
 
 
@@ -115,6 +115,11 @@ class Server(ABC):
     def is_running(self) -> bool:
         """Whether there is a process, paused or not."""
         return self._keeper is not None and self._keeper.poll() is None
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes, children first."""
+        return [] if self._keeper is None else descendants(self._keeper.pid)
 
     def stop(self) -> None:
         """End it as an operator would, with all that it does on the way out."""

@@ -1,5 +1,6 @@
 """The harness works, from a filled database to checked counts. What it measures in a second means nothing."""
 
+import math
 import re
 import shutil
 from xml.etree import ElementTree
@@ -8,9 +9,10 @@ import pytest
 
 from bench import lag
 from bench.__main__ import QUESTIONS, asked
-from bench.harness import cores, page, traffic
+from bench.harness import cores, histogram, page, traffic
 from bench.harness.results import Results
 from bench.harness.run import SMOKE
+from bench.harness.system import Lost
 from tests.backends.postgresql import Postgresql
 from urlshortener.telemetry import REGISTRY
 
@@ -49,3 +51,30 @@ def test_the_page_of_the_lag_says_what_was_seen_and_its_picture_is_one_drawing()
     assert {name for name in lag._QUERIES if name in text} == set(lag._QUERIES)
     names = {name for query in lag._QUERIES.values() for name in re.findall(r"[a-z]+(?:_[a-z]+)+", query)}
     assert names - {"clamp_min"} <= set(REGISTRY._names_to_collectors)
+
+
+def test_a_histogram_tells_what_was_seen_between_two_looks() -> None:
+    name = "event_loop_delay_seconds"
+    before = {f'{name}_bucket{{le="{bound}"}}': 5.0 for bound in ("0.01", "0.02", "+Inf")}
+    added = {"0.01": 90.0, "0.02": 99.0, "+Inf": 100.0}
+    after = {f'{name}_bucket{{le="{bound}"}}': 5.0 + count for bound, count in added.items()}
+    counts = histogram.seen(before, after, name)
+    assert [histogram.at_most(counts, share) for share in (0.5, 0.95, 0.99, 0.999)] == [0.01, 0.02, 0.02, math.inf]
+    assert histogram.between(counts, 0.45) == pytest.approx(0.005)
+    with pytest.raises(Lost, match="nothing"):
+        histogram.seen(after, after, name)
+
+
+@pytest.mark.parametrize(
+    ("there", "places"),
+    [
+        (range(2), cores.Places((0, 1), (0, 1), (0, 1))),
+        (range(4), cores.Places((2, 3), (0,), (1,))),
+        (range(8), cores.Places((4, 5, 6, 7), (0, 2, 3), (1,))),
+    ],
+)
+def test_where_there_are_more_cores_service_proxy_and_load_have_their_own(
+    there: range, places: cores.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(there))
+    assert cores.shared_out() == places
