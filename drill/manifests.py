@@ -30,6 +30,7 @@ DIFFERENCES: Mapping[str, str] = {
     "rabbitmq default_queue_type": "Debian's 3.10 does not know it; the services name the type",
     "rabbitmq quorum_queue.continuous_membership_reconciliation.enabled": "since 3.13; all nodes join first here",
     "rabbitmq quorum_queue.continuous_membership_reconciliation.target_group_size": "since 3.13",
+    "rabbitmq raft.wal_max_size_bytes": "16 MiB: a node has a quarter of the memory here",
     "service HOST": "the node's address",
     "service LINKS_URL": "the nodes' addresses, where production has a Service",
     "service LINKS_READ_URL": "the nodes' addresses, where production has a Service",

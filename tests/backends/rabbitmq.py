@@ -58,6 +58,7 @@ log.console.level = info
 log.file = false
 vm_memory_high_watermark.absolute = 512MiB
 disk_free_limit.absolute = 50MB
+raft.wal_max_size_bytes = 67108864
 """
         )
         (self.folder / "enabled_plugins").write_text("[].\n")

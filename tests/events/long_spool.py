@@ -33,6 +33,7 @@ class Drained:
 
     events: int
     seconds: float
+    began_mib: float  # of memory
     grown_mib: float  # the most that memory was above what it was at the beginning
 
 
@@ -78,7 +79,7 @@ async def drained(folder: Path, broker: Broker | None, limit_seconds: float) -> 
         sending.cancel()
         await asyncio.wait([sending])
         spool.close()
-    return Drained(events, time.monotonic() - began, most - before)
+    return Drained(events, time.monotonic() - began, before, most - before)
 
 
 async def _given_out(spool: Spool) -> None:
@@ -103,12 +104,14 @@ def _main() -> None:
         with Rabbitmq() as server:
             server.start()
             broker = Broker([(server.host, server.port)], server.user, server.password, server.fresh_vhost())
-            done = uvloop.run(drained(folder, broker, 3600))
+            done = uvloop.run(drained(folder, broker, 900))
     finally:
         shutil.rmtree(folder)
     used = os.times()
-    print(f"{events:,} events ({mib} MiB) in {done.seconds:.1f} s: {events / done.seconds:,.0f} a second, confirmed")
-    print(f"memory grew by {done.grown_mib:.0f} MiB; {(used.user + used.system):.0f} s of CPU, writing it included")
+    print(f"{events:,} events ({mib} MiB) in {done.seconds:.1f} s, confirmed")
+    print(f"a second: {events / done.seconds:,.0f} events, {mib / done.seconds:.0f} MiB")
+    print(f"memory: {done.began_mib:.0f} MiB at the beginning, {done.began_mib + done.grown_mib:.0f} MiB at most")
+    print(f"processor: {(used.user + used.system):.0f} s, writing the spool included")
 
 
 if __name__ == "__main__":

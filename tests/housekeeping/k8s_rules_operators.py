@@ -79,6 +79,12 @@ def _megabytes(text: str) -> float:
     return float(text.removesuffix("MB")) * 2**20
 
 
+_LOGS_IN_MEMORY = 3  # one that is written, others on their way to the segments
+_ALARM_SHARE = (
+    0.8 * 0.4
+)  # the operator tells RabbitMQ of four fifths of the limit, and 0.4 is the least it was content with
+
+
 @rule
 def rabbitmq_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
     spec = rabbitmq(cluster)["spec"]
@@ -90,6 +96,9 @@ def rabbitmq_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
     size = lines.get("quorum_queue.continuous_membership_reconciliation.target_group_size", "0")
     if int(size) < spec["replicas"]:
         yield f"a queue grows to {size} of {spec['replicas']} nodes"
+    in_memory = _LOGS_IN_MEMORY * int(lines.get("raft.wal_max_size_bytes", 512 * 2**20))
+    if in_memory > _ALARM_SHARE * quantity(at(spec, "resources.limits.memory")):
+        yield "the log of the quorum queues alone can raise the memory alarm, which blocks every publisher"
     if spec.get("autoEnableAllFeatureFlags") is not True:
         yield "the next version may refuse to start"
     if "load_definitions" in lines:

@@ -161,6 +161,9 @@ MUTATIONS: dict[str, Break] = {
     "queues that do not grow": _replaced(
         rabbitmq, "spec.rabbitmq.additionalConfig", "reconciliation.enabled = true", "reconciliation.enabled = false"
     ),
+    "a log that fills the memory": _replaced(
+        rabbitmq, "spec.rabbitmq.additionalConfig", "wal_max_size_bytes = 67108864", "wal_max_size_bytes = 536870912"
+    ),
     "counts that are not on disk": _replaced(redis, "spec.redis.command.2", "--appendonly yes", ""),
     "counts that are evicted": _line(
         redis, "spec.redis.customConfig", "maxmemory-policy noeviction", "maxmemory-policy allkeys-lru"
