@@ -130,9 +130,10 @@ def _readable(header: str | None) -> str | None:
 # referer (as JSON: "…" or null), visitor, and what follows the number, if anything (,"request_id":"…").
 Plain: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 
+# What all of a turn share is put in first, what each has for itself (two percent signs) later.
 _PLAIN = (
-    b'{"event_id":"%b%08x","code":"%b","accessed_at":%b,"user_agent":%b,"ip_address":%b,"referer":%b,"visitor":"%b",'
-    b'"epoch":"%b","seq":%d%b}'
+    b'{"event_id":"%b%%08x","code":"%%b","accessed_at":%b,"user_agent":%%b,"ip_address":%%b,"referer":%%b,'
+    b'"visitor":"%%b","epoch":"%b","seq":%%d%%b}'
 )
 
 
@@ -141,9 +142,9 @@ def encode_plain(epoch: str, seq: int, event_ids: str, at: datetime, accesses: S
 
     An event's id is `event_ids` and the number's last 32 bits. tests/events/test_event.py compares both ways.
     """
-    name, ids, time = epoch.encode(), event_ids.encode(), _json.encode(at)
+    plain = _PLAIN % (event_ids.encode(), _json.encode(at), epoch.encode())
     return [
-        _PLAIN % (ids, n & 0xFFFFFFFF, code, time, user_agent, ip_address, referer, visitor, name, n, more)
+        plain % (n & 0xFFFFFFFF, code, user_agent, ip_address, referer, visitor, n, more)
         for n, (code, user_agent, ip_address, referer, visitor, more) in enumerate(accesses, seq)
     ]
 
