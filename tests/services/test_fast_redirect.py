@@ -55,6 +55,12 @@ def test_what_a_proxy_tells_is_in_the_event(both: Both) -> None:
     assert b'"ip_address":"203.0.113.0"' in event and b"request_id" not in event
 
 
+@pytest.mark.parametrize("named", [b"unknown", b"6.6.6.6, unknown", b"10.0.0.1"])
+def test_where_a_proxy_names_nobody_the_proxy_itself_is_the_caller(both: Both, named: bytes) -> None:
+    told = [both.say(peer, asking("cat", b"X-Forwarded-For: %b\r\n" % named)) for peer in (PROXY, "10.2.3.4") * 2]
+    assert [b'"ip_address":"10.2.3.0"' in one.events for one in told] == [False, named != b"10.0.0.1"] * 2
+
+
 def test_plain_requests_in_one_piece_take_it_together(both: Both) -> None:
     assert fast_ones(lambda: both.say(STRANGER, asking("cat") * 3, asking("soon"))) == 4
 
@@ -155,6 +161,51 @@ def test_a_head_in_pieces_and_what_comes_after_it(both: Both) -> None:
         assert fast_ones(lambda at=cut: both.say(STRANGER, head[:at], head[at:], head)) == 1  # type: ignore[misc]
 
 
+ODD = [
+    asking("cat")[:30],
+    asking("cat", b"X: a\nContent-Length: 5\r\n"),
+    asking("cat", b"X: a\rb\r\n"),
+    asking("cat", b"X: a\x00b\r\n"),
+    asking("cat")[:-1],
+    b"\n" + asking("cat"),
+    asking("cat").replace(b"\r\n", b"\n"),
+    asking("unknown"),
+    asking("cold"),
+    b"POST /api/v1/urls HTTP/1.1\r\nHost: s.example\r\nContent-Length: 0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_who_asks_in_the_same_turn_as_something_odd_takes_the_fast_way_all_the_same(both: Both, odd: bytes) -> None:
+    plain = [(STRANGER, asking("cat")), (PROXY, asking("soon", BROWSER + INGRESS))]
+    assert fast_ones(lambda: both.tell([plain[0], (STRANGER, odd), plain[1], (PROXY, odd), plain[0]])) == 3
+
+
+def test_two_odd_ones_in_a_turn_do_not_make_up_for_each_other(both: Both) -> None:
+    halves = [asking("cat", b"X: a\r")[:-2], b"\n" + asking("cat"), asking("cat", b"X: a\nb\r\n")]
+    assert fast_ones(lambda: both.tell([(STRANGER, half) for half in halves])) == 0
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [asking("cold"), asking("cat"), asking("soon")],
+        [asking("cat"), asking("cold"), asking("soon")],
+        [asking("cat")[:30], asking("cat")[30:], asking("soon")],
+        [asking("cat", b"Content-Length: 5\r\n"), b"abc", b"de" + asking("soon")],
+    ],
+)
+def test_what_comes_behind_something_that_is_not_read_yet_waits_for_it(both: Both, pieces: list[bytes]) -> None:
+    assert both.fast.is_told_at_once(pieces) == both.ordinary.is_told_at_once(pieces)
+
+
+@pytest.mark.parametrize("piece", [asking("cat"), asking("cat") * 2, asking("cold"), asking("cat")[:30]])
+def test_who_is_not_read_yet_when_the_door_closes_is_answered_as_ever(both: Both, piece: bytes) -> None:
+    answers, is_closed = both.fast.is_told_at_once([piece], is_shut_down=True)
+    assert (answers, is_closed) == both.ordinary.is_told_at_once([piece], is_shut_down=True)
+    assert is_closed
+
+
 # hypothesis
 
 _CODES = st.sampled_from(
@@ -249,3 +300,20 @@ def test_whatever_comes_both_ways_answer_the_same_bytes_and_tell_the_same_events
     places: list[int],
 ) -> None:
     request.getfixturevalue(ways).say(peer, *cut(spoilt(b"".join(heads), spoils), places))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pieces=st.lists(
+        st.tuples(
+            st.sampled_from([PROXY, STRANGER]),
+            st.builds(spoilt, st.lists(_HEADS, min_size=1, max_size=2).map(b"".join), st.lists(_SPOILT, max_size=1)),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_whatever_comes_in_one_turn_both_ways_answer_everybody_the_same(
+    both: Both, pieces: list[tuple[str, bytes]]
+) -> None:
+    both.tell([(peer, piece or b"GET") for peer, piece in pieces])

@@ -1,6 +1,7 @@
 """A request asked twice: of a door that knows the fast way, and of one that does not."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -53,6 +54,7 @@ LINKS = [
     a_link("off", enabled=False),
     a_link("gone", deleted_at=AT),
 ]
+_NUMBERS = re.compile(rb'"event_id":"[^"]*",|,"seq":[0-9]+')
 COLD = {"cold": Destination("https://cold.example/")}
 
 
@@ -156,15 +158,9 @@ class Side:
 
     async def says(self, peer: str, pieces: Sequence[bytes]) -> Told:
         """On one connection, and all of it answered."""
-        self.spool.events.clear()
-        self.spool._next_seq = 0
-        state, socket = ServerState(), Socket(peer)
-        state.default_headers = [(b"date", b"Mon, 23 Nov 2026 10:00:00 GMT")]
-        connection = self._protocol(
-            config=self._config, server_state=state, app_state={}, _loop=asyncio.get_running_loop(), sweeper=Sweeper()
-        )
+        state = self._begun()
+        connection, socket = self._connected(state, peer)
         with spans_kept() as spans:
-            connection.connection_made(socket)
             for piece in pieces:
                 if socket.is_closed:
                     break
@@ -173,6 +169,50 @@ class Side:
             was_closed = socket.is_closed
             connection.connection_lost(None)
         return _with_names(socket.written, was_closed, b",".join(self.spool.events), spans.sent)
+
+    async def is_told(self, pieces: Sequence[tuple[str, bytes]]) -> tuple[list[bytes], list[bytes]]:
+        """All in one turn of the event loop, each on a connection of its own: the answers, and the events without their
+        numbers, in no order."""
+        state = self._begun()
+        connected = [self._connected(state, peer) for peer, _ in pieces]
+        for (connection, _), (_, piece) in zip(connected, pieces, strict=True):
+            connection.data_received(piece)
+        for connection, _ in connected:
+            await self._settled(connection, state)
+            connection.connection_lost(None)
+        events = _NUMBERS.sub(b"", b"".join(b",%b" % event for event in self.spool.events)).split(b",{")
+        return [socket.written for _, socket in connected], sorted(events)
+
+    def is_told_at_once(self, pieces: Sequence[bytes], *, is_shut_down: bool = False) -> tuple[bytes, bool]:
+        """In one turn, on one connection, which may be asked to end right then: the answers, and whether it ended."""
+
+        async def told() -> tuple[bytes, bool]:
+            state = self._begun()
+            connection, socket = self._connected(state, STRANGER)
+            for piece in pieces:
+                connection.data_received(piece)
+            if is_shut_down:
+                connection.shutdown()
+            await self._settled(connection, state)
+            return socket.written, socket.is_closed
+
+        return asyncio.run(told())
+
+    def _begun(self) -> ServerState:
+        self.spool.events.clear()
+        self.spool._next_seq = 0
+        state = ServerState()
+        state.default_headers = [(b"date", b"Mon, 23 Nov 2026 10:00:00 GMT")]
+        return state
+
+    def _connected(self, state: ServerState, peer: str) -> tuple[LimitedProtocol, Socket]:
+        socket = Socket(peer)
+        loop = asyncio.get_running_loop()
+        connection = self._protocol(
+            config=self._config, server_state=state, app_state={}, _loop=loop, sweeper=Sweeper()
+        )
+        connection.connection_made(socket)
+        return connection, socket
 
     async def _settled(self, connection: LimitedProtocol, state: ServerState) -> None:
         for _ in range(3):
@@ -243,6 +283,16 @@ class Both:
         ordinary, fast = asyncio.run(self._say(peer, pieces))
         assert fast == ordinary
         return fast
+
+    def tell(self, pieces: Sequence[tuple[str, bytes]]) -> list[bytes]:
+        """What both of them answer to all of these at once."""
+
+        async def told() -> list[tuple[list[bytes], list[bytes]]]:
+            return [await side.is_told(pieces) for side in (self.ordinary, self.fast)]
+
+        ordinary, fast = asyncio.run(told())
+        assert fast == ordinary
+        return fast[0]
 
     async def _say(self, peer: str, pieces: Sequence[bytes]) -> list[Told]:
         return [await side.says(peer, pieces) for side in (self.ordinary, self.fast)]

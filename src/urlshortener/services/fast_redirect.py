@@ -8,16 +8,18 @@ upgrade, a code that is not known, a link that is over, a request that is to be 
 ordinary way would answer with the very same bytes, the same event and the same spans:
 tests/services/test_fast_redirect.py compares the two on whatever hypothesis makes up.
 
-**A turn.** All that arrives in one turn of the event loop is written to the spool with one `write`, at the beginning of
-the next. The replies leave together right after it, or with SPOOL_MODE=strict when the broker has them.
+**A turn.** All that arrives in one turn of the event loop is read together at the beginning of the next, and written to
+the spool with one `write`. The replies leave together right after it, or with SPOOL_MODE=strict when the broker has
+them.
 
-**Order.** While an answer of a connection is owed, whichever way it takes, no other way is taken: what arrives while
-replies wait for the spool is kept, and reading pauses; what arrives while the ordinary way is at work goes there.
+**Order.** While an answer of a connection is owed, whichever way it takes, no other way is taken: what arrives behind
+something that is not read yet, or while replies wait for the spool, is kept, and reading pauses; what arrives while the
+ordinary way is at work goes there.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -33,20 +35,19 @@ from urlshortener.services import plain_head
 from urlshortener.services.caller import Proxies
 from urlshortener.services.fast_replies import Replies, Tally
 from urlshortener.services.fast_traces import FastTraces, TracedTurn
-from urlshortener.services.plain_head import PlainHead
+from urlshortener.services.plain_head import MOST_BYTES, PlainHead, has_plain_lines
 from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.traced import SLOW_SECONDS, Tracing
 
-_REMEMBERED_CALLERS = 16_384
+_MOST_CALLERS = 16_384
 _REMEMBERED_HEADERS = 4_096
-_END_OF_HEAD = b"\r\n\r\n"
 
 
 class Caller(NamedTuple):
     """Who asks: the address in full, for the visitor's hash, and what an event may say of it, as JSON."""
 
-    address: bytes
-    shown: bytes
+    address: bytes = b""
+    shown: bytes = b"null"
 
 
 class Said(NamedTuple):
@@ -60,13 +61,12 @@ class _Turn(NamedTuple):
     """What all redirects of one turn of the event loop share."""
 
     at: datetime
-    microseconds: int
     began: float
     began_ns: int
 
 
 # Who waits for which target, and what he sent: as it was understood, and as it came.
-_Asked: TypeAlias = "tuple[FastProtocol, bytes, Caller, PlainHead, bytes]"
+_Asked: TypeAlias = "tuple[FastProtocol, bytes, PlainHead, bytes]"
 
 
 class FastRedirects:
@@ -98,67 +98,50 @@ class FastRedirects:
         self._traces = None if tracing is None else FastTraces(tracing)
         self._replies = Replies(referrer_policy)
         self._tally = Tally(service_name)
-        self._caller = lru_cache(_REMEMBERED_CALLERS)(self._find_caller)
+        self._callers: dict[bytes, Caller] = {}  # by what a proxy says
         self._turn: _Turn | None = None
-        self._asked: list[_Asked] = []
-        self.of_proxies = plain_head.reader(request_id_header)
-        self.of_anybody = plain_head.reader(None)
+        self.arrived: list[tuple[FastProtocol, bytes]] = []  # in this turn, from connections that are owed nothing
+        self._of_proxies = plain_head.reader(request_id_header)
+        self._of_anybody = plain_head.reader(None)
 
     def connection(self, *args: Any, **kwargs: Any) -> "FastProtocol":
         """A protocol for a new connection, as the runner wants one."""
         return FastProtocol(*args, redirects=self, **kwargs)
 
-    def caller(self, peer: str | None) -> Caller | None:
-        """Who asks on a connection from there; None if that is a proxy, which tells it anew with each request."""
-        return None if self._proxies.are(peer) else self._caller(peer, b"")
+    def reader(self, peer: str | None) -> plain_head.Reader:
+        """How heads from there are read: what a proxy says of its visitor is believed."""
+        return self._of_proxies if self._proxies.are(peer) else self._of_anybody
 
-    def _find_caller(self, peer: str | None, forwarded_for: bytes) -> Caller:
+    def caller(self, peer: str | None, forwarded_for: bytes = b"") -> Caller:
+        """Who asks on a connection from there."""
         address = self._proxies.address(peer, forwarded_for.decode("latin-1"))
         return Caller((address or "").encode(), msgspec.json.encode(self._visitors.address(address)))
 
-    def take(self, connection: "FastProtocol", data: bytes) -> bool:
-        """Take plain requests for known links, if they are all there is. False: all has to go the ordinary way."""
-        heads = connection.read(data)
-        if not heads:
-            return False
-        turn = self._turn or self._begin_turn()
-        asked: list[_Asked] = []
-        texts = [data] if len(heads) == 1 else data.split(_END_OF_HEAD)
-        for head, text in zip(heads, texts, strict=False):
-            code, _, _, forwarded_for, _, _ = head
-            target = self._live_target(code, turn.microseconds)
-            if target is None or (self._is_logged is not None and self._is_logged()):
-                return False
-            caller = connection.caller or self._caller(connection.peer, forwarded_for)
-            asked.append((connection, target, caller, head, text))
-        self._asked += asked
-        connection.owed = len(asked)
-        return True
+    def _new_caller(self, connection: "FastProtocol", forwarded_for: bytes) -> Caller:
+        """The one whom a proxy names, remembered from now on: whoever is named is the same for all proxies."""
+        caller = self.caller(connection.peer, forwarded_for)
+        if caller == connection.caller:  # it names nobody
+            return caller
+        if len(self._callers) >= _MOST_CALLERS:
+            self._callers.clear()  # to keep an order in which they came last would cost each request more
+        return self._callers.setdefault(forwarded_for, caller)
 
-    def _begin_turn(self) -> _Turn:
-        at = self._now()
-        self._turn = _Turn(at, microseconds(at), time.perf_counter(), time.time_ns())
-        asyncio.get_running_loop().call_soon(self._end_turn)
-        return self._turn
+    def begin_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The first of a turn arrives."""
+        self._turn = _Turn(self._now(), time.perf_counter(), time.time_ns())
+        loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
         """Have the accesses of this turn in the spool, and their replies wait for it."""
-        turn, asked = self._turn, self._asked
-        self._turn, self._asked = None, []
-        if turn is None or not asked:
+        turn, arrived = self._turn, self.arrived.copy()
+        assert turn is not None, "it was begun"
+        self._turn = None
+        self.arrived.clear()
+        asked = self._understood(arrived, microseconds(turn.at))
+        if not asked:
             return
-        keyed = self._visitors.keyed(turn.at)
-        accesses: list[Plain] = []
-        decided: list[int] = []  # places of those whose proxy says whether they are traced
-        for _, _, (address, shown), (code, agent, referer, _, traceparent, request_id), _ in asked:
-            if traceparent:
-                decided.append(len(accesses))
-            user_agent, text = _said(agent)
-            visitor = keyed.copy()
-            visitor.update(b"%b\0%b" % (address, text))
-            more = b',"request_id":"%b"' % request_id if request_id else b""
-            accesses.append((code, user_agent, shown, _said(referer)[0], visitor.hexdigest().encode(), more))
-        traced = None if self._traces is None else self._traces.begun(asked, decided, turn.began_ns)
+        accesses = self._accesses(asked, turn.at)
+        traced = None if self._traces is None else self._traces.begun(asked, turn.began_ns)
         if traced is not None:
             traced.spooling(accesses)
         written = self._spool.append_plain(turn.at, accesses)
@@ -167,6 +150,47 @@ class FastRedirects:
         else:
             written.add_done_callback(lambda written: self._release(asked, traced, turn, written.exception()))
 
+    def _understood(self, arrived: "Sequence[tuple[FastProtocol, bytes]]", now: int) -> list[_Asked]:
+        """The plain requests for links that are live now, as far as that is known here. All else is handed over."""
+        are_plain = has_plain_lines(b"".join([data for _, data in arrived]))
+        read = [connection.read(data) if are_plain or has_plain_lines(data) else [] for connection, data in arrived]
+        asked: list[_Asked] = []
+        for (connection, data), heads in zip(arrived, read, strict=True):
+            before = len(asked)
+            for head, text in heads:
+                target = self._live_target(head[0], now)
+                if target is None or (self._is_logged is not None and self._is_logged()):
+                    del asked[before:]
+                    break
+                asked.append((connection, target, head, text))
+            if len(asked) > before:
+                connection.owed = len(heads)
+            else:
+                connection.loop.call_soon(connection.hand_over, data)
+        return asked
+
+    def _accesses(self, asked: Sequence[_Asked], at: datetime) -> list[Plain]:
+        """What the spool is to have of each. Each step is taken for all of them before the next: a processor that does
+        the same again and again has code and data at hand."""
+        known = self._callers.get
+        callers = [
+            (known(head[3]) or self._new_caller(connection, head[3])) if head[3] else connection.caller
+            for connection, _, head, _ in asked
+        ]
+        agents = [_said(head[1]) for _, _, head, _ in asked]
+        keyed = self._visitors.keyed(at)
+        visitors = []
+        for (address, _), (_, text) in zip(callers, agents, strict=True):
+            visitor = keyed.copy()
+            visitor.update(b"%b\0%b" % (address, text))
+            visitors.append(visitor.hexdigest().encode())
+        return [
+            (code, agent, shown, _said(referer)[0], visitor, b',"request_id":"%b"' % request_id if request_id else b"")
+            for (_, _, (code, _, referer, _, _, request_id), _), (_, shown), (agent, _), visitor in zip(
+                asked, callers, agents, visitors, strict=True
+            )
+        ]
+
     def _release(
         self, asked: list[_Asked], traced: TracedTurn | None, turn: _Turn, error: BaseException | None
     ) -> None:
@@ -174,11 +198,10 @@ class FastRedirects:
         if traced is not None:
             traced.spooled(error)
         start, end = self._replies.around_target(asked[0][0].server_state.default_headers)
-        for connection, target, _, _, text in asked:
-            if error is None:
-                connection.leave(b"".join((start, target, end)))
-            else:
-                connection.leave(self._replies.refusal(text, error))
+        idle_until = asked[0][0].idle_until()
+        for connection, target, _, text in asked:
+            reply = b"".join((start, target, end)) if error is None else self._replies.refusal(text, error)
+            connection.leave(reply, idle_until)
         seconds = time.perf_counter() - turn.began
         self._tally.add(len(asked), seconds, error, None if traced is None else traced.exemplar)
         status = 307 if error is None else 503
@@ -201,20 +224,19 @@ class FastProtocol(LimitedProtocol):
     def __init__(self, *args: Any, redirects: FastRedirects, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._redirects = redirects
-        self._take = redirects.take
+        self._arrived = redirects.arrived
         self._kept = b""  # arrived while replies wait
         self._is_leaving = False
-        self.owed = 0  # replies that wait
+        self.owed = 0  # replies that wait, or what is to be read
         self.peer: str | None = None
-        self.caller: Caller | None = None
-        self.read = redirects.of_anybody
+        self.caller = Caller()
+        self.read = redirects.reader(None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.peer = self.client[0] if self.client else None
         self.caller = self._redirects.caller(self.peer)
-        if self.caller is None:
-            self.read = self._redirects.of_proxies
+        self.read = self._redirects.reader(self.peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._kept = b""
@@ -226,10 +248,24 @@ class FastProtocol(LimitedProtocol):
             self.flow.pause_reading()
         elif self._bytes or (self.cycle is not None and not self.cycle.response_complete):
             super().data_received(data)  # the ordinary way is not done with what came before
-        elif not self._take(self, data):
-            super().data_received(data)
+        elif len(data) > MOST_BYTES or not data.startswith(b"GET /"):
+            super().data_received(data)  # a look says that it takes the ordinary way
+        else:
+            self.owed = 1  # or more: it is not read yet
+            if not self._arrived:
+                self._redirects.begin_turn(self.loop)
+            self._arrived.append((self, data))
 
-    def leave(self, reply: bytes) -> None:
+    def hand_over(self, data: bytes) -> None:
+        """What arrived goes the ordinary way, and what came behind it too."""
+        self.owed = 0
+        super().data_received(data)
+        if self._kept:
+            self._go_on()
+        if self._is_leaving:
+            super().shutdown()
+
+    def leave(self, reply: bytes, idle_until: float) -> None:
         """Send a reply that waited, and go on with what came behind the last of them."""
         self.owed -= 1
         if self.transport.is_closing():
@@ -240,7 +276,7 @@ class FastProtocol(LimitedProtocol):
             self.transport.close()
             return
         self.transport.write(reply)
-        self._is_idle()
+        self.due_at = idle_until
         if self._kept:
             self._go_on()
 
@@ -268,6 +304,5 @@ class FastProtocol(LimitedProtocol):
     def shutdown(self) -> None:
         if self.owed:
             self._is_leaving = True
-            self._kept = b""
         else:
             super().shutdown()

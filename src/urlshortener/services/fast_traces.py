@@ -33,8 +33,8 @@ _TRACEPARENT = 4  # its place in a PlainHead; empty where there is none, or none
 _TRACESTATE = re.compile(rb"\r\ntracestate:[ \t]*([^\r]*)", re.IGNORECASE)
 _UNSAMPLED = frozenset(b"02468ace")  # how a traceparent ends that says: not this one
 
-# As services/fast_redirect.py has a request: who asks, for which target, from where; his head, read and as it came.
-_Asked: TypeAlias = tuple[LimitedProtocol, bytes, object, PlainHead, bytes]
+# As services/fast_redirect.py has a request: who asks, for which target; his head, read and as it came.
+_Asked: TypeAlias = tuple[LimitedProtocol, bytes, PlainHead, bytes]
 
 # One that is traced: who asks, the span that it comes from, and its own.
 _Redirect: TypeAlias = tuple[LimitedProtocol, SpanContext | None, SpanContext]
@@ -88,13 +88,14 @@ class FastTraces:
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
-    def begun(self, asked: Sequence[_Asked], decided: Sequence[int], began_ns: int) -> TracedTurn | None:
+    def begun(self, asked: Sequence[_Asked], began_ns: int) -> TracedTurn | None:
         """Those that are traced: of those that a trusted proxy decided about the ones that it samples, of all others a
         share."""
+        decided = [place for place, one in enumerate(asked) if one[2][_TRACEPARENT]]
         places = self._tracing.drawn_of(len(asked) - len(decided))
         if decided:
             others = sorted(set(range(len(asked))).difference(decided))
-            sampled = [place for place in decided if asked[place][3][_TRACEPARENT][-1] not in _UNSAMPLED]
+            sampled = [place for place in decided if asked[place][2][_TRACEPARENT][-1] not in _UNSAMPLED]
             places = sorted([*sampled, *(others[place] for place in places)])
         return TracedTurn({place: _redirect(asked[place]) for place in places}, began_ns) if places else None
 
@@ -106,7 +107,7 @@ class FastTraces:
 
 
 def _parent(asked: _Asked) -> SpanContext | None:
-    _, _, _, head, text = asked
+    _, _, head, text = asked
     if not head[_TRACEPARENT]:
         return None
     return context_of(head[_TRACEPARENT].decode(), b",".join(_TRACESTATE.findall(text)).decode("latin-1"))

@@ -160,8 +160,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "MALFORMED_REQUEST", "This is not an HTTP/1.1 request.")
 
+    def idle_until(self) -> float:
+        """When the patience with a connection ends that is owed nothing from now on: for all of a door the same."""
+        return self.sweeper.now + self.timeout_keep_alive
+
     def _is_idle(self) -> None:
-        self.due_at = self.sweeper.now + self.timeout_keep_alive
+        self.due_at = self.idle_until()
 
     def _begin(self) -> None:
         self._has_more_time = False
