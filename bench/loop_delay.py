@@ -23,8 +23,8 @@ _LINKS = 1_200_000
 _MEMORY_MIB = 240  # holds a few more than a million of them
 _RATE = 5_000
 _CALLERS = 8
-_ROUNDS = 20  # as long as so many usual ones: it takes a minute for the worst of a thousand looks to be seen
-_PREPARED = 8_000  # creates for each second: more than are sent
+_SECONDS = 120  # 1,200 looks: one of them may be later than p99.9
+_PREPARED = 100_000  # creates; they are sent round and round
 
 
 def ask(run: Run) -> None:
@@ -35,7 +35,7 @@ def ask(run: Run) -> None:
     full = {"CACHE_WARM_LINKS": str(count), "CACHE_MAX_BYTES": str(run.so_many(_MEMORY_MIB * 2**20))}
     service = shortener.warmed(run, fresh, in_memory, more=full)
     run.ran(f"the open-loop tool, {_RATE:,} a second", cores.LOAD)
-    seconds = _ROUNDS * run.effort.seconds
+    seconds = max(1, _SECONDS * run.effort.share)
     before = service.metrics()
     waits, made = _both(run, service, count, seconds)
     after = service.metrics()
@@ -55,7 +55,7 @@ def ask(run: Run) -> None:
 
 def _both(run: Run, service: Service, count: int, seconds: float) -> tuple[Waits, Load]:
     """Visitors, and beside them those who make links."""
-    requests = [creates.request(f"late-{number}") for number in range(int(_PREPARED * seconds))]
+    requests = [creates.request(f"late-{number}") for number in range(run.so_many(_PREPARED))]
     path = write_requests(service.folder / "creates", requests)
     visits = run.requests(count)
     with ThreadPoolExecutor(1) as beside:
