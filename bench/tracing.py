@@ -27,7 +27,7 @@ WHY_MISSED = (
 _CONNECTIONS = 64
 _SHARES = {"1 %": "0.01", "100 %": "1"}
 _SPANS_OF_A_REDIRECT = 2  # the broker is away: none is published
-_MOST_WAITING = 8192 + 512  # for a collector that does not answer
+_MOST_WAITING = 8192 + 2048  # for a collector that does not answer
 _GATHER_SECONDS = 1.2  # spans are sent every second
 _GOAL = Goal(0.97)
 

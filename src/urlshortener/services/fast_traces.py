@@ -47,8 +47,11 @@ class TracedTurn:
 
     __slots__ = ("_began_ns", "_error", "_redirects", "_spool_ns", "_spooled_ns")
 
-    def __init__(self, redirects: Mapping[int, _Redirect], began_ns: int) -> None:
-        self._redirects = redirects
+    def __init__(self, asked: Sequence[_Asked], places: Iterable[int], began_ns: int) -> None:
+        self._redirects: dict[int, _Redirect] = {}
+        for place in places:
+            parent = _parent(asked[place])
+            self._redirects[place] = asked[place][0], parent, context_below(parent)
         self._began_ns = began_ns
 
     def __contains__(self, place: int) -> bool:
@@ -97,7 +100,7 @@ class FastTraces:
             others = sorted(set(range(len(asked))).difference(decided))
             sampled = [place for place in decided if asked[place][2][_TRACEPARENT][-1] not in _UNSAMPLED]
             places = sorted([*sampled, *(others[place] for place in places)])
-        return TracedTurn({place: _redirect(asked[place]) for place in places}, began_ns) if places else None
+        return TracedTurn(asked, places, began_ns) if places else None
 
     def tell_of(self, untraced: Iterable[_Asked], status: int, began_ns: int, seconds: float) -> None:
         """They are over: tell of those that must not be missed."""
@@ -111,11 +114,6 @@ def _parent(asked: _Asked) -> SpanContext | None:
     if not head[_TRACEPARENT]:
         return None
     return context_of(head[_TRACEPARENT].decode(), b",".join(_TRACESTATE.findall(text)).decode("latin-1"))
-
-
-def _redirect(asked: _Asked) -> _Redirect:
-    parent = _parent(asked)
-    return asked[0], parent, context_below(parent)
 
 
 def _answered(status: int, scheme: str | None, server: tuple[str, int | None] | None) -> Answered:

@@ -25,7 +25,7 @@ from urlshortener.telemetry.wire import Messages, Over
 logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 _MOST_WAITING = 8192  # spans; those above are lost, and counted
-_MOST_OF_A_MESSAGE = 512
+_MOST_OF_A_MESSAGE = 2048  # some 400 KB: a collector takes 4 MB, and each message costs as much as many spans
 _GATHER_SECONDS = 1.0
 _EXPORT_SECONDS = 10  # tries again within, so that a collector that is being rolled is waited for
 _GOODBYE_SECONDS = 1.0

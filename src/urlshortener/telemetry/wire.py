@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeAlias
 
-from opentelemetry.exporter.otlp.proto.common._internal.trace_encoder import _encode_links, _encode_span, _span_flags
+from opentelemetry.exporter.otlp.proto.common._internal.trace_encoder import _encode_links, _encode_span
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK, Span
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -55,7 +55,8 @@ def _put(told: Told, span: Span) -> None:
         span.trace_state = own.trace_state.to_header()
     if parent is not None:
         span.parent_span_id = parent.span_id.to_bytes(8, "big")
-        span.flags = _span_flags(parent)
+        if parent.is_remote:
+            span.flags |= SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
     if told.links:
         span.links.extend(_encode_links([Link(link) for link in told.links]))
 
