@@ -74,16 +74,22 @@ def _pairs(rows: str) -> Iterator[tuple[str, str]]:
 
 
 def redis_digests(cluster: Cluster) -> dict[str, str]:
-    """Of each node's Redis, one number for all that it holds; looked at until they are equal, or for a while."""
-    digests: dict[str, str] = {}
+    """Of each node's Redis, one number for all that it holds, while nobody writes and nothing expires."""
+    master = cluster.redis_master()
+    master.ask("CLIENT", "PAUSE", "15000", "WRITE")
+    try:
+        written = _offset(master)
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: all(_offset(member) >= written for member in cluster.redis), "replicas have it all", 10)
+        return {member.address: member.ask("DEBUG", "DIGEST") for member in cluster.redis}
+    finally:
+        master.ask("CLIENT", "UNPAUSE")
 
-    def are_equal() -> bool:
-        digests.update({member.address: member.ask("DEBUG", "DIGEST") for member in cluster.redis})
-        return len(set(digests.values())) == 1
 
-    with contextlib.suppress(AssertionError):
-        wait_for(are_equal, "Redis replicas are equal", 15)
-    return digests
+def _offset(member: Redis) -> int:
+    """In the stream of what is replicated."""
+    info = member.ask("INFO", "replication")
+    return int(info["master_repl_offset" if info["role"] == "master" else "slave_repl_offset"])
 
 
 def codes_counted(cluster: Cluster) -> int:

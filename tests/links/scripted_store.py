@@ -37,6 +37,7 @@ class ScriptedStore:
         self.failing_after_doing: dict[str, list[Exception]] = {}
         self.held: dict[str, asyncio.Event] = {}
         self.poisoned: set[str] = set()
+        self.replica_is_behind = False
         self.old_keys = 0
         self.swept_before: list[datetime] = []
         self.busy = 0
@@ -103,7 +104,7 @@ class ScriptedStore:
     async def find_many_on_replica(self, codes: Collection[str]) -> Mapping[str, Found]:
         await self._called("find_many_on_replica", codes)
         place = self.primary if self.replica is None else self.replica
-        found = {code: Found(place[code], self.replica is None) for code in codes if code in place}
+        found = {code: Found(place[code], not self.replica_is_behind) for code in codes if code in place}
         await self._answered("find_many_on_replica")
         return found
 

@@ -49,7 +49,7 @@ async def listening(store: SqlLinkStore) -> AsyncIterator["asyncio.Queue[str]"]:
     def connected(missed: Collection[str] | None) -> None:
         told.put_nowait("connected" if missed is None else f"connected, missed {','.join(sorted(missed))}")
 
-    listener = ChangeListener(connected, lambda: told.put_nowait("lost"), told.put_nowait)
+    listener = ChangeListener(connected, lambda unheard_seconds: told.put_nowait("lost"), told.put_nowait)
     task = asyncio.create_task(store.listen(listener))
     try:
         yield told

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.links.scripted_store import HandClock, a_link
-from urlshortener.links.cache import LIFE_SECONDS, Cache, Recently
+from urlshortener.links.cache import LIFE_SECONDS, MOST_DOUBTFUL, Cache, Recently
 from urlshortener.links.link import Link
 
 
@@ -67,7 +67,7 @@ def test_of_a_link_that_was_changed_a_moment_ago_no_replica_is_believed_for_long
 
 
 def test_a_reading_made_while_nobody_listens_lives_a_minute(cache: Cache, clock: HandClock) -> None:
-    cache.lost()
+    cache.lost(0)
     keep(cache, a_link("cat"))
     clock.advance(LIFE_SECONDS - 0.1)
     assert cache.known("cat") is not None
@@ -77,7 +77,7 @@ def test_a_reading_made_while_nobody_listens_lives_a_minute(cache: Cache, clock:
 
 def test_what_was_known_when_the_listener_was_lost_is_fresh_until_it_is_given_up(cache: Cache) -> None:
     keep(cache, a_link("cat"))
-    cache.lost()
+    cache.lost(0)
     assert cache.known("cat") is not None
     cache.give_up_listening()
     assert cache.known("cat") is None
@@ -88,7 +88,7 @@ def test_a_listener_that_knows_what_it_missed_expires_that_alone(cache: Cache, c
     for code in ("cat", "dog", "fox"):
         keep(cache, a_link(code))
     with cache.reading() as lookup:
-        cache.lost()
+        cache.lost(0)
         clock.advance(7)
         cache.connected({"cat", "nobody-knows-this-one"})
         assert not cache.keep(a_link("cat"), lookup, from_primary=True)
@@ -105,22 +105,30 @@ def test_what_was_changed_shortly_before_a_loss_is_expired_with_what_was_missed(
         cache.changed(code)
         keep(cache, a_link(code, version=2))
         clock.advance(LIFE_SECONDS / 2)
-    cache.lost()
+    cache.lost(0)
+    clock.advance(LIFE_SECONDS - 1)
     cache.connected(())
     assert cache.known("cat") is not None
     assert cache.known("dog") is None
 
 
+def test_when_too_much_is_doubtful_all_is(cache: Cache) -> None:
+    keep(cache, a_link("cat"))
+    cache.lost(0)
+    cache.connected({str(number) for number in range(MOST_DOUBTFUL + 1)})
+    assert cache.known("cat") is None
+
+
 @pytest.mark.parametrize("way", ["missed too much", "given up", "a second time"])
 def test_a_listener_that_is_back_too_late_or_without_what_it_missed_expires_all(cache: Cache, way: str) -> None:
     keep(cache, a_link("cat"))
-    cache.lost()
+    cache.lost(0)
     if way == "given up":
         cache.give_up_listening()
     cache.connected(None if way == "missed too much" else ())
     if way == "a second time":
         assert cache.known("cat") is not None
-        cache.lost()
+        cache.lost(0)
         cache.connected(None)
     assert cache.known("cat") is None
     assert cache.held("cat") is not None
@@ -128,7 +136,7 @@ def test_a_listener_that_is_back_too_late_or_without_what_it_missed_expires_all(
 
 def test_to_give_up_a_listener_that_is_back_changes_nothing(cache: Cache) -> None:
     keep(cache, a_link("cat"))
-    cache.lost()
+    cache.lost(0)
     cache.connected(())
     cache.give_up_listening()
     assert cache.known("cat") is not None
@@ -136,7 +144,7 @@ def test_to_give_up_a_listener_that_is_back_changes_nothing(cache: Cache) -> Non
 
 def test_a_reading_that_began_before_the_loss_lasts_as_long_as_what_was_known_then(cache: Cache) -> None:
     with cache.reading() as reading:
-        cache.lost()
+        cache.lost(0)
         assert cache.keep(a_link("cat"), reading, from_primary=True)
     assert cache.known("cat") is not None
     cache.give_up_listening()
@@ -146,8 +154,8 @@ def test_a_reading_that_began_before_the_loss_lasts_as_long_as_what_was_known_th
 def test_an_expired_entry_was_true_until_the_listener_was_lost(cache: Cache, clock: HandClock) -> None:
     keep(cache, a_link("cat"))
     clock.advance(500)
-    lost_at = clock()
-    cache.lost()
+    lost_at = clock() - 1.5
+    cache.lost(1.5)
     clock.advance(500)
     held = cache.held("cat")
     assert held is not None

@@ -132,7 +132,7 @@ def test_a_target_is_given_only_while_it_is_fresh() -> None:
     cache.changed("cat")
     assert cache.live_target(b"cat", 0) is None
     keep(cache, a_link("cat"))
-    cache.lost()
+    cache.lost(0)
     assert cache.live_target(b"cat", 0) is not None
     cache.give_up_listening()
     assert cache.live_target(b"cat", 0) is None

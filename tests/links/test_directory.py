@@ -13,6 +13,7 @@ from urlshortener import telemetry
 from urlshortener.errors import CodeTaken, OutcomeUnknown, StoreUnavailable
 from urlshortener.links import directory as directory_module
 from urlshortener.links import writes
+from urlshortener.links.cache import UNHEARD_SECONDS
 from urlshortener.links.directory import Directory
 from urlshortener.links.link import Change, Link
 
@@ -90,7 +91,7 @@ async def test_a_listener_that_is_back_tells_which_links_to_look_up_again(
         store.primary[code] = a_link(code, "https://old.example/")
         await directory.follow(code)
     heard = await store.heard()
-    heard.lost()
+    heard.lost(0)
     assert not directory.is_listening
     assert directory.known("cat") is not None
     move(store, "cat", "https://new.example/", 2)
@@ -110,6 +111,16 @@ async def test_a_listener_that_is_back_and_does_not_know_what_it_missed_has_all_
     assert await target_of(directory, "cat") == "https://new.example/"
 
 
+async def test_a_listener_that_has_not_been_heard_for_too_long_is_given_up_at_once(
+    directory: Directory, store: ScriptedStore
+) -> None:
+    """As by a process that was frozen."""
+    store.primary["cat"] = a_link("cat")
+    await directory.follow("cat")
+    (await store.heard()).lost(UNHEARD_SECONDS)
+    assert directory.known("cat") is None
+
+
 @pytest.mark.parametrize("is_back", [False, True])
 async def test_a_listener_is_given_up_after_a_while_unless_it_is_back(
     directory: Directory, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, is_back: bool
@@ -117,7 +128,7 @@ async def test_a_listener_is_given_up_after_a_while_unless_it_is_back(
     monkeypatch.setattr(directory_module, "UNHEARD_SECONDS", 0.05)
     store.primary["cat"] = a_link("cat")
     await directory.follow("cat")
-    (await store.heard()).lost()
+    (await store.heard()).lost(0)
     if is_back:
         (await store.heard()).connected(())
         await asyncio.sleep(0.1)
@@ -179,11 +190,31 @@ async def test_a_replica_that_is_behind_what_is_held_is_checked_with_the_primary
     assert await target_of(directory, "cat") == "https://new.example/"
 
 
-async def test_a_link_from_a_replica_is_looked_up_again_after_a_minute(
+async def test_a_replica_that_is_not_behind_is_believed_as_the_primary_is(
     directory: Directory, store: ScriptedStore, clock: HandClock
 ) -> None:
     store.replica = {"cat": a_link("cat")}
     await directory.follow("cat")
+    clock.advance(timedelta(days=7))
+    assert directory.known("cat") is not None
+    assert store.called("find_many") == []
+
+
+async def test_a_replica_that_is_behind_is_not_believed_while_the_primary_is_heard(
+    directory: Directory, store: ScriptedStore
+) -> None:
+    store.replica, store.replica_is_behind = {"cat": a_link("cat", "https://old.example/")}, True
+    move(store, "cat", "https://new.example/", 2)
+    assert await target_of(directory, "cat") == "https://new.example/"
+
+
+async def test_a_replica_that_is_behind_is_believed_for_a_minute_while_no_primary_is_heard(
+    directory: Directory, store: ScriptedStore, clock: HandClock
+) -> None:
+    await forget_to_listen(store)
+    store.replica, store.replica_is_behind = {"cat": a_link("cat")}, True
+    await directory.follow("cat")
+    assert store.called("find_many") == []
     clock.advance(59)
     assert directory.known("cat") is not None
     clock.advance(1)
@@ -322,7 +353,7 @@ async def hold_link(directory: Directory, store: ScriptedStore, *codes: str) -> 
 async def forget_to_listen(store: ScriptedStore) -> None:
     """What was known is expired, and nobody tells of changes."""
     (await store.heard()).connected(None)
-    (await store.heard()).lost()
+    (await store.heard()).lost(0)
 
 
 async def test_a_known_link_is_followed_at_once_while_no_database_answers(

@@ -534,14 +534,33 @@ async def test_a_listener_that_is_back_is_told_what_was_changed_meanwhile(
         await store.delete("deleted", NOW)
         await store.change("changed-long-ago", Change(enabled=False), NOW)
         postgresql.run_sql(
-            "UPDATE links SET touched_at = now() - interval '2 minutes' WHERE code = 'changed-long-ago'",
+            "UPDATE links SET touched_at = now() - interval '20 minutes' WHERE code = 'changed-long-ago'",
             database=database,
         )
-        while not told.empty():
-            told.get_nowait()
+        assert [await next_of(told, 2) for _ in range(3)] == ["changed", "deleted", "changed-long-ago"]
         _end_listening(postgresql, database)
         assert await next_of(told, 2) == "lost"
         assert await next_of(told, 5) == "connected, missed changed,deleted"
+
+
+async def test_a_process_that_was_frozen_is_told_what_was_changed_since_it_last_heard(
+    postgresql: Postgresql, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_listening, "MARGIN", timedelta(0))
+    way = await migrated(database, postgresql)
+    async with opened(open_store(way)) as store, listening(store) as told:
+        assert await next_of(told, 5) == "connected"
+        await store.add_many([draft("cat")])
+        # nothing of ours runs meanwhile
+        postgresql.run_sql(
+            "SELECT pg_sleep(0.1)",
+            "UPDATE links SET version = 2, touched_at = now() WHERE code = 'cat'",
+            database=database,
+        )
+        _end_listening(postgresql, database)
+        time.sleep(1.5)
+        assert await next_of(told, 2) == "lost"
+        assert await next_of(told, 5) == "connected, missed cat"
 
 
 async def test_a_listener_is_told_that_too_much_was_changed(
@@ -593,6 +612,37 @@ async def test_a_replica_is_current_while_it_has_replayed_what_listeners_were_to
         await until_true(is_current, False)
 
 
+async def test_a_replica_says_how_far_it_is_before_it_tells_its_rows(
+    postgresql_pair: PostgresqlPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes in between is in the rows. The other way round, rows from before would pass for current."""
+    pair = postgresql_pair
+    database = pair.primary.fresh_database()
+    way, read_way = servers(database, pair.primary), servers(database, pair.replica)
+    await migrate_links(way)
+    pair.wait_until_replicating()
+    is_current = PostgresqlDatabase.is_current
+
+    async def first_let_it_catch_up(self: PostgresqlDatabase, connection: AsyncConnection) -> bool:
+        pair.replica.run_sql("SELECT pg_wal_replay_resume()")
+        await asyncio.to_thread(pair.wait_until_replicating)
+        return await is_current(self, connection)
+
+    async with opened(open_store(way, read_way)) as store, listening(store) as told:
+        assert await next_of(told, 5) == "connected"
+        await store.add_many([draft("cat")])
+        await asyncio.to_thread(pair.wait_until_replicating)
+        await sooner_or_later(lambda: store.find_many_on_replica(["cat"]))
+        pair.replica.run_sql("SELECT pg_wal_replay_pause()")
+        try:
+            await store.change("cat", Change(enabled=False), NOW)
+            monkeypatch.setattr(PostgresqlDatabase, "is_current", first_let_it_catch_up)
+            found = (await store.find_many_on_replica(["cat"]))["cat"]
+        finally:
+            pair.replica.run_sql("SELECT pg_wal_replay_resume()")
+        assert not found.link.enabled
+
+
 async def until_true(ask: Callable[[], Awaitable[bool]], expected: bool = True) -> None:
     async with asyncio.timeout(5):
         while await ask() is not expected:
@@ -612,7 +662,7 @@ async def test_what_was_changed_is_found_by_its_index(postgresql: Postgresql, da
         " FROM generate_series(1, 20000) AS n; ANALYZE links",
         database=database,
     )
-    statement = postgresql_listening.CHANGED.replace("$1", "'1 minute'").replace("$2", "10001")
+    statement = postgresql_listening.CHANGED.replace("$1", "now() - interval '10 minutes'").replace("$2", "10001")
     plan = postgresql.run_sql(f"EXPLAIN {statement}", database=database)
     assert "links_changed" in plan
     assert "Seq Scan" not in plan

@@ -13,6 +13,7 @@ from urlshortener.links.link import Destination, Link
 
 LIFE_SECONDS = 60.0  # of what a replica said, and of what was read while nobody would have told of a change
 UNHEARD_SECONDS = 55.0  # of what was known before nobody told any more: noticing that takes a little too
+MOST_DOUBTFUL = 5_000  # codes: expiring more at once would stop everything else for too long
 MOST_CHANGED = 100_000  # codes that are looked up on the primary alone for so long after a change
 
 # How long an entry is fresh, within the spell in which its reading began.
@@ -92,6 +93,7 @@ class Cache:
         self._hand = 0
         self._readings: set[Reading] = set()
         self._changed = Recently(LIFE_SECONDS, MOST_CHANGED, clock)
+        self._in_doubt: set[str] = set()
         self._spell = 0
         self._ended_at = array("d", [math.inf])  # of each spell
         self.is_listening = False
@@ -199,19 +201,20 @@ class Cache:
 
     def connected(self, missed: Collection[str] | None) -> None:
         """From now on changes are told of. `missed` are those of the time since the loss; None: nobody knows them."""
-        if missed is None or not self._is_waiting_for_the_missed:
+        doubtful = self._in_doubt.union(missed or ())
+        if missed is None or not self._is_waiting_for_the_missed or len(doubtful) > MOST_DOUBTFUL:
             self._begin_spell()
         else:
-            self._ended_at[self._spell] = math.inf
-            # what was changed shortly before may have been lost with the primary that told of it
-            for code in {*missed, *self._changed}:
+            for code in doubtful:
                 self.changed(code)
+            self._ended_at[self._spell] = math.inf
         self.is_listening = True
 
-    def lost(self) -> None:
-        """From now on changes may be missed."""
+    def lost(self, unheard_seconds: float) -> None:
+        """Changes may have been missed, for so long already."""
         if self.is_listening:
-            self._ended_at[self._spell] = self._clock()
+            self._ended_at[self._spell] = self._clock() - unheard_seconds
+            self._in_doubt = set(self._changed)  # their primary may have died before any other had the change
             self.is_listening = False
 
     def give_up_listening(self) -> None:

@@ -12,7 +12,7 @@ from urlshortener.errors import Refused, StoreUnavailable, Unavailable
 from urlshortener.links.batches import Gatherer, Question
 from urlshortener.links.cache import UNHEARD_SECONDS, Cache, Reading, Recently, Remembered
 from urlshortener.links.link import Change, Destination, Draft, Link
-from urlshortener.links.store import ChangeListener, LinkStore, PageMark
+from urlshortener.links.store import ChangeListener, Found, LinkStore, PageMark
 from urlshortener.links.writes import Writes
 
 COLD_SECONDS = 0.95  # a visitor of a code that is not held waits so long, with the way back 1 s
@@ -65,9 +65,9 @@ class Directory:
 
     1. It is fresh in the cache (see `Cache`): answered at once, nobody is asked.
     2. It is asked for: all codes of one turn of the loop in one query, each code once however many want it. A replica
-       is asked first, where there is one, then the primary; the primary alone for codes that were missed or changed
-       a short while ago, where a replica may be behind. "There is none" is said only by the primary, in a reading
-       that began after this visitor came.
+       is asked first, where there is one, then the primary, if the replica does not have it or is behind; the primary
+       alone for codes that were missed or changed a short while ago. "There is none" is said only by the primary, in
+       a reading that began after this visitor came.
     3. It is held, though expired, and there was no answer within 100 ms: it is served as it was last known, for
        at most `stale_max`, and the lookup goes on. After a failure the database is in doubt for a while: then
        nobody waits, and one visitor's code in each second is asked for behind their back.
@@ -242,12 +242,16 @@ class Directory:
                 found = {}
             for lookup in lookups:
                 there = found.get(lookup.item)
-                if there is not None and self._cache.keep(
-                    there.link, reading, from_primary=False, is_current=there.is_current
-                ):
+                if there is not None and self._is_believed(there, reading):
                     lookup.answer(Looked(there.link, 0))
                 else:
                     self._primary.take(lookup)
+
+    def _is_believed(self, there: Found, reading: Reading) -> bool:
+        """One that is behind tells what it knows only while no primary tells better."""
+        if self.is_listening and not there.is_current:
+            return False
+        return self._cache.keep(there.link, reading, from_primary=False, is_current=there.is_current)
 
     async def _ask_primary(self, lookups: Sequence[Lookup]) -> None:
         """Answer for good, present or absent; what changed while it was read is read again."""
@@ -309,16 +313,20 @@ class Directory:
             await asyncio.sleep(1)
 
     def _on_connected(self, missed: Collection[str] | None) -> None:
+        self._cache.connected(missed)
         if self._given_up is not None:
             self._given_up.cancel()
-        self._cache.connected(missed)
         self._trust()
         self._first_spell.set()
 
-    def _on_lost(self) -> None:
+    def _on_lost(self, unheard_seconds: float = 0.0) -> None:
         if self._cache.is_listening:
-            self._cache.lost()
-            self._given_up = asyncio.get_running_loop().call_later(UNHEARD_SECONDS, self._cache.give_up_listening)
+            self._cache.lost(unheard_seconds)
+            left = UNHEARD_SECONDS - unheard_seconds
+            if left > 0:
+                self._given_up = asyncio.get_running_loop().call_later(left, self._cache.give_up_listening)
+            else:
+                self._cache.give_up_listening()
 
     # the start
 

@@ -56,8 +56,11 @@ WRITE_CONNECTIONS = 4  # so few can hang in a commit
 READ_CONNECTIONS = 8
 REPLICA_SECONDS = 300  # then a reader looks for a replica again, if only the primary was there
 
-# nothing, where this is no replica: a primary that was replaced and does not know it is not to be believed
-_REPLAYED = text("SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() - '0/0'::pg_lsn END")
+# Nothing, where this is no replica that receives: not to be believed are a primary that was replaced and does not know
+# it, and a replica that has more than its new primary, and so nothing to receive.
+_REPLAYED = text(
+    "SELECT pg_last_wal_replay_lsn() - '0/0'::pg_lsn WHERE pg_is_in_recovery() AND EXISTS (TABLE pg_stat_wal_receiver)"
+)
 
 MIGRATION_LOCK = 7_263_016_405_511_870  # any number, always the same
 
@@ -92,9 +95,8 @@ class PostgresqlDatabase:
         self._readers = _Pool("read", servers, Role.PRIMARY, READ_CONNECTIONS, _READING, autocommit=True)
         self._nearby = self._readers
         if read_servers is not None:
-            self._nearby = _Pool(
-                "replica", read_servers, Role.REPLICA_IF_ANY, READ_CONNECTIONS, _READING, autocommit=True
-            )
+            # in transactions, so that a pooler asks one server for where it is and for the rows
+            self._nearby = _Pool("replica", read_servers, Role.REPLICA_IF_ANY, READ_CONNECTIONS, _READING)
         self._errands = Errands()
         self._listening = Listening(servers)
 

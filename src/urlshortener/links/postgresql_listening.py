@@ -9,9 +9,9 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from urlshortener.links.postgresql_connector import (
     DRIVER_ERRORS,
@@ -30,13 +30,13 @@ CHANNEL = "link_changed"
 HEARTBEAT_SECONDS = 0.5
 HEARTBEAT_LIMIT_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 1.0
-# What changed since a loss is asked for by the clock of the database: for the change that began before and was
-# committed after, and for two nodes whose clocks differ, of a little longer.
-MARGIN_SECONDS = 60.0
-MOST_CHANGED = 10_000
+# What changed since a loss is asked for by the clock of the database, and of a while before: for the change that began
+# earlier and was committed later, for nodes whose clocks differ, for a primary that was replaced and did not know it.
+MARGIN = timedelta(minutes=10)
+MOST_CHANGED = 2_000
 
-_POSITION = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"
-CHANGED = "SELECT code FROM links WHERE version > 1 AND touched_at >= now() - $1::interval LIMIT $2"
+_STATE = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn AS position, now() AS at"
+CHANGED = "SELECT code FROM links WHERE version > 1 AND touched_at >= $1 LIMIT $2"
 
 
 class Listening:
@@ -49,24 +49,25 @@ class Listening:
     @property
     def position(self) -> Decimal | None:
         """In the primary's log: of whatever was committed before it, the listener was told. None: nobody listens."""
-        return None if self._heartbeat is None else self._heartbeat.position
+        return None if self._heartbeat is None else self._heartbeat.last.position
 
     async def tell(self, listener: ChangeListener) -> None:
         """Until cancelled; connects again by itself."""
         pause_seconds = 0.05
-        lost_at: float | None = None
+        heard: _Beat | None = None
         while True:
             with suppress(NoServer, *DRIVER_ERRORS):
                 async with _listening(self._servers, listener) as heartbeat:
-                    listener.connected(None if lost_at is None else await heartbeat.changed_since(lost_at))
+                    before, heard = heard, None  # if they cannot be told, they are asked for once
+                    listener.connected(None if before is None else await heartbeat.changed_since(before.at))
                     self._heartbeat = heartbeat
                     pause_seconds = 0.05
                     try:
                         await heartbeat.until_lost()
                     finally:
                         self._heartbeat = None
-                        listener.lost()
-                        lost_at = time.monotonic()
+                        heard = heartbeat.last
+                        listener.lost(time.monotonic() - heard.heard_at)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
@@ -86,14 +87,21 @@ async def _listening(servers: Servers, listener: ChangeListener) -> AsyncIterato
         driver.terminate()
 
 
+class _Beat(NamedTuple):
+    """The primary, when a beat that was heard had not been sent yet."""
+
+    position: Decimal  # in its log
+    at: datetime  # by its clock
+    heard_at: float  # by ours, as time.monotonic has it
+
+
 class _Heartbeat:
     """Proof, twice a second, that what is notified on the primary arrives here: sent and heard as a change is."""
 
     def __init__(self, driver: Driver) -> None:
         self.channel = f"heartbeat_{secrets.token_hex(8)}"
         self._driver = driver
-        self.position = Decimal(0)
-        """Of the primary, in its log: whatever was committed before it, listeners have been told of."""
+        self.last: _Beat  # since the first: what was committed before it, the listener has been told of
         self._heard = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -108,16 +116,16 @@ class _Heartbeat:
         """Return if one notification makes the round in time; else TimeoutError or the driver's error."""
         async with asyncio.timeout(HEARTBEAT_LIMIT_SECONDS):
             self._heard.clear()
-            position = await self._within(self._driver.fetchval(_POSITION))
+            began = time.monotonic()
+            state = await self._within(self._driver.fetchrow(_STATE))
+            assert state is not None
             await self._within(self._driver.execute(f"NOTIFY {self.channel}"))
             await self._heard.wait()
-            self.position = position
+            self.last = _Beat(state["position"], state["at"], began)
 
-    async def changed_since(self, at: float) -> Collection[str] | None:
-        """The codes of links that were changed since then, on the clock of time.monotonic, and a while before; None if
-        they are too many."""
-        seconds = time.monotonic() - at + MARGIN_SECONDS
-        rows = await self._within(self._driver.fetch(CHANGED, timedelta(seconds=seconds), MOST_CHANGED + 1))
+    async def changed_since(self, at: datetime) -> Collection[str] | None:
+        """The codes of links that were changed since then and a while before; None if they are too many."""
+        rows = await self._within(self._driver.fetch(CHANGED, at - MARGIN, MOST_CHANGED + 1))
         return {row["code"] for row in rows} if len(rows) <= MOST_CHANGED else None
 
     async def until_lost(self) -> None:

@@ -103,5 +103,5 @@ class ChangeListener:
     """
 
     connected: Callable[[Collection[str] | None], None]
-    lost: Callable[[], None]
+    lost: Callable[[float], None]  # for how many seconds nothing had been heard
     changed: Callable[[str], None]  # the code
