@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = asked(wanted.questions or QUESTIONS, effort)
     print(page.as_text(results))
     if wanted.keep:
-        page.keep(results)
+        page.keep(results, (*QUESTIONS, *LONG_QUESTIONS))
     return 1 if any(answer.failure for answer in results.answers) else 0
 
 

@@ -5,7 +5,7 @@ Takes some ten minutes and ten gigabytes, most of it for making the links; so it
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.harness import cores, links
@@ -57,29 +57,32 @@ def _compare(
     run: Run, name: str, *, connect: Callable[[], LinkStore], fill: Callable[[int, int], None], few: int, many: int
 ) -> None:
     fill(1, few)
-    before = _measured(connect, few)
+    before = _measured(run, connect, few)
     run.say(f"{name}: makes {many:,} links")
     fill(few + 1, many - few)
-    after = _measured(connect, many)
+    after = _measured(run, connect, many)
     for what, took in after.items():
         run.figure(
             f"{name}: {what}, among {many:,}",
             "ms",
-            [took],
-            beside=[before[what]],
+            took,
+            beside=before[what],
             beside_name=f"among {few:,}",
             goal=Goal(1.5, 1.2, less_is_better=True),
         )
 
 
-def _measured(connect: Callable[[], LinkStore], count: int) -> Mapping[str, float]:
-    async def measure() -> Mapping[str, float]:
+def _measured(run: Run, connect: Callable[[], LinkStore], count: int) -> Mapping[str, Sequence[float]]:
+    """What each call takes, once for each round."""
+
+    async def measure() -> Sequence[Mapping[str, float]]:
         store = connect()
         try:
             await milliseconds(store, count, times=20)  # warm
-            return await milliseconds(store, count)
+            return [await milliseconds(store, count) for _ in run.rounds()]
         finally:
             await store.close()
 
     with cores.on(cores.SERVICE):
-        return asyncio.run(measure())
+        rounds = asyncio.run(measure())
+    return {what: [took[what] for took in rounds] for what in rounds[0]}

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.harness import plot
@@ -24,21 +25,22 @@ figures that are scaled by what it answered here in the same run, which stands a
 """
 
 
-def keep(results: Results) -> None:
-    """Add them to those that were kept, and write the page anew."""
+def keep(results: Results, order: Sequence[str]) -> None:
+    """Add them to those that were kept, in the order of these questions, and write the page anew."""
     if RESULTS.exists():
-        results = together(Results.from_json(RESULTS.read_bytes()), results)
+        results = together(Results.from_json(RESULTS.read_bytes()), results, order)
     RESULTS.write_bytes(results.as_json())
     write()
 
 
-def together(before: Results, now: Results) -> Results:
-    """Each answer of now replaces the one to the same question; all of before go if the machine is another."""
+def together(before: Results, now: Results, order: Sequence[str]) -> Results:
+    """Each answer of now replaces the one to the same question; all of before go if the machine is another, and those
+    to questions that nobody asks any more."""
     busy = {"load before"}
     if {**before.machine, **dict.fromkeys(busy)} != {**now.machine, **dict.fromkeys(busy)}:
         return now
     answers = {answer.question: answer for answer in (*before.answers, *now.answers)}
-    return Results(now.machine, now.effort, now.began, list(answers.values()))
+    return Results(now.machine, now.effort, now.began, [answers[name] for name in order if name in answers])
 
 
 def write() -> None:

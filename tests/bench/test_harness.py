@@ -10,7 +10,7 @@ import pytest
 from bench import lag
 from bench.__main__ import QUESTIONS, asked
 from bench.harness import cores, histogram, page, traffic
-from bench.harness.results import Results
+from bench.harness.results import Answer, Results
 from bench.harness.run import SMOKE
 from bench.harness.system import Lost
 from tests.backends.postgresql import Postgresql
@@ -51,6 +51,19 @@ def test_the_page_of_the_lag_says_what_was_seen_and_its_picture_is_one_drawing()
     assert {name for name in lag._QUERIES if name in text} == set(lag._QUERIES)
     names = {name for query in lag._QUERIES.values() for name in re.findall(r"[a-z]+(?:_[a-z]+)+", query)}
     assert names - {"clamp_min"} <= set(REGISTRY._names_to_collectors)
+
+
+def test_answers_that_are_kept_stand_in_the_order_of_the_questions() -> None:
+    def results(*names: str, seconds: float) -> Results:
+        return Results({"cores": "2"}, "usual", "", [Answer(name, "", "", seconds=seconds) for name in names])
+
+    before, now = results("creates", "gone", "bulk", seconds=1), results("bulk", "redirects", seconds=2)
+    kept = page.together(before, now, ["redirects", "creates", "bulk", "size"])
+    assert [(answer.question, answer.seconds) for answer in kept.answers] == [
+        ("redirects", 2),
+        ("creates", 1),
+        ("bulk", 2),
+    ]
 
 
 def test_a_histogram_tells_what_was_seen_between_two_looks() -> None:
