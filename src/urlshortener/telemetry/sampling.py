@@ -4,6 +4,8 @@ import math
 import random
 from collections.abc import Callable
 
+_GAPS_AT_ONCE = 64
+
 
 class Sampling:
     """Draws a share of the requests: a countdown to the next one, so that each of the others costs a subtraction.
@@ -15,6 +17,7 @@ class Sampling:
     def __init__(self, ratio: float, chance: Callable[[], float] = random.random) -> None:
         self._ratio = ratio
         self._chance = chance
+        self._gaps: list[float] = []
         self._left = self._gap()
         self._handed_over = 0
 
@@ -50,7 +53,14 @@ class Sampling:
         return True
 
     def _gap(self) -> float:
-        """How many requests until the next that is drawn, itself included; as if each were drawn by chance."""
+        """How many requests until the next that is drawn, itself included. Many are made at once: what one alone takes
+        is in no cache when its turn comes."""
+        if not self._gaps:
+            self._gaps = [self._one_gap() for _ in range(_GAPS_AT_ONCE)]
+        return self._gaps.pop()
+
+    def _one_gap(self) -> float:
+        """As if each request were drawn by chance."""
         if self._ratio <= 0:
             return math.inf
         if self._ratio >= 1:
