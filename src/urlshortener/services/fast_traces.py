@@ -45,7 +45,7 @@ class TracedTurn:
     access in the spool. Both are told of when they are over: the event takes the first one's context along before.
     """
 
-    __slots__ = ("_began_ns", "_error", "_redirects", "_spool_ns", "_spooled_ns")
+    __slots__ = ("_began_ns", "_error", "_redirects", "_spool_ns", "_spooled_ns", "exemplar")
 
     def __init__(self, asked: Sequence[_Asked], places: Iterable[int], began_ns: int) -> None:
         self._redirects: dict[int, _Redirect] = {}
@@ -57,17 +57,12 @@ class TracedTurn:
     def __contains__(self, place: int) -> bool:
         return place in self._redirects
 
-    @property
-    def exemplar(self) -> dict[str, str]:
-        """What leads to the trace of one of them."""
-        _, _, own = next(iter(self._redirects.values()))
-        return exemplar_of(own)
-
     def spooling(self, accesses: list[Plain]) -> None:
         """All go to the spool: those that are traced say so."""
         for place, (_, _, own) in self._redirects.items():
             access = accesses[place]
             accesses[place] = (*access[:-1], b'%b,"traceparent":"%b"' % (access[-1], traceparent_of(own).encode()))
+            self.exemplar = exemplar_of(own)  # the last one's stays
         self._spool_ns = time.time_ns()
 
     def spooled(self, error: BaseException | None) -> None:
