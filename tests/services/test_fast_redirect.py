@@ -181,6 +181,12 @@ def test_who_asks_in_the_same_turn_as_something_odd_takes_the_fast_way_all_the_s
     assert fast_ones(lambda: both.tell([plain[0], (STRANGER, odd), plain[1], (PROXY, odd), plain[0]])) == 3
 
 
+def test_more_than_are_taken_at_a_time_are_taken_in_one_turn(both: Both) -> None:
+    many = [(peer, asking(code, BROWSER + INGRESS)) for peer in (PROXY, STRANGER) for code in ["cat", "soon"] * 100]
+    many[:: len(many) // 3] = [(STRANGER, odd) for odd in ODD[:4]]
+    assert fast_ones(lambda: both.tell(many)) == 396
+
+
 def test_two_odd_ones_in_a_turn_do_not_make_up_for_each_other(both: Both) -> None:
     halves = [asking("cat", b"X: a\r")[:-2], b"\n" + asking("cat"), asking("cat", b"X: a\nb\r\n")]
     assert fast_ones(lambda: both.tell([(STRANGER, half) for half in halves])) == 0
