@@ -52,6 +52,7 @@ def figures(
         "fresh_after_seconds": (max(stale) - began) / 1e9 if stale else 0.0,
         "queue_peak": max((sample.queue or 0 for sample in sampled), default=0),
         "spool_peak_bytes": max((sample.spool_bytes for sample in sampled), default=0),
+        "busy_most": max((sample.busy for sample in sampled), default=0.0),
     }
 
 

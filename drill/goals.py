@@ -31,7 +31,8 @@ def _missed(fault: str, role: str, harm_seconds: float, figures: Mapping[str, An
 def _missed_by_a_kill(fault: str, role: str, figures: Mapping[str, Any]) -> Iterator[str]:
     before, within = figures["redirect_ms_before"]["p99"], figures["redirect_ms"]["p99"]
     if role.startswith(_ONE_OF_MANY) and before and within and within >= 5 * before:
-        yield f"p99 {within:.0f} ms; goal 5 times the {before:.1f} ms before"
+        used = f"of the machine {figures['busy_most']:.0%} were in use in its busiest second"
+        yield f"p99 {within:.0f} ms; goal 5 times the {before:.1f} ms before; {used}"
     if fault == "PostgreSQL primary, killed" and figures["create_gap_seconds"] >= 4:
         yield f"no create for {figures['create_gap_seconds']:.1f} s; goal 4 s"
     fresh = figures["fresh_after_seconds"]

@@ -16,6 +16,7 @@ class Sample:
     at_ns: int
     queue: int | None  # messages, those that are out included; None where nobody could say
     spool_bytes: float
+    busy: float = 0.0  # share of the machine's cores, since the sample before
 
 
 class Sampler:
@@ -36,8 +37,10 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
+        busy = Busy()
         while not self._over.wait(1):
-            self.samples.append(Sample(time.monotonic_ns(), self._queue(), self._spool_bytes()))
+            since, busy = busy.share, Busy()
+            self.samples.append(Sample(time.monotonic_ns(), self._queue(), self._spool_bytes(), since))
 
     def _queue(self) -> int | None:
         for member in self._cluster.rabbitmq:

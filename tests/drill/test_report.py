@@ -35,7 +35,7 @@ def result(*violations: Violation) -> Result:
     ]
     looks = [Request(0, Stream.COUNT, "hot", 0, int(0.5 * SECOND), int(0.6 * SECOND), Outcome.OK, "4")]
     struck = Struck("Redis master, killed", "Redis master", "redis of 127.0.1.1", SECOND, SECOND + 1, 2 * SECOND)
-    kept.add(struck, History([*requests, *looks]), [Sample(SECOND + 5, 7, 100.0)], 0, 4 * SECOND)
+    kept.add(struck, History([*requests, *looks]), [Sample(SECOND + 5, 7, 100.0, 0.75)], 0, 4 * SECOND)
     return kept
 
 
@@ -59,6 +59,7 @@ def test_the_figures_of_a_fault_are_those_of_its_time() -> None:
     assert figures["redirect_ms"]["p99"] == pytest.approx(20)
     assert figures["redirect_ms_before"]["p99"] == pytest.approx(2)
     assert figures["queue_peak"] == 7
+    assert figures["busy_most"] == 0.75
     assert sum(strike["curves"]["failed"]) == 5
 
 
@@ -101,6 +102,7 @@ def strike(role: str, how: str, **figures: Any) -> dict[str, Any]:
         "cold_ms": quiet,
         "create_gap_seconds": 0.1,
         "fresh_after_seconds": 0.0,
+        "busy_most": 0.9,
     }
     return {"fault": f"{role}, {how}", "role": role, "harm_seconds": 15.0, "figures": {**well, **figures}}
 
@@ -122,7 +124,12 @@ def strike(role: str, how: str, **figures: Any) -> dict[str, Any]:
             {"redirects": {"asked": 9, "broken": 2}},
             "2 redirects of known links failed; goal 0",
         ),
-        ("etcd leader", "killed", {"redirect_ms": {"p99": 25.0}}, "p99 25 ms; goal 5 times the 5.0 ms before"),
+        (
+            "etcd leader",
+            "killed",
+            {"redirect_ms": {"p99": 25.0}},
+            "p99 25 ms; goal 5 times the 5.0 ms before; of the machine 90% were in use in its busiest second",
+        ),
         ("PostgreSQL primary", "killed", {"create_gap_seconds": 4.0}, "no create for 4.0 s; goal 4 s"),
         (
             "PostgreSQL primary",
