@@ -39,7 +39,7 @@ from urlshortener.services.plain_head import MOST_BYTES, PlainHead, has_plain_li
 from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.traced import SLOW_SECONDS, Tracing
 
-_AT_A_TIME = 128  # are taken through all steps: so many fit into a processor's cache, and are copied without harm
+_AT_A_TIME = 128  # are taken through all steps: so many fit into a processor's cache
 _MOST_CALLERS = 16_384
 _REMEMBERED_HEADERS = 4_096
 
@@ -101,7 +101,9 @@ class FastRedirects:
         self._tally = Tally(service_name)
         self._callers: dict[bytes, Caller] = {}  # by what a proxy says
         self._turn: _Turn | None = None
-        self.arrived: list[tuple[FastProtocol, bytes]] = []  # in this turn, from connections that are owed nothing
+        self._asked: list[_Asked] = []  # in this turn
+        self._accesses: list[Plain] = []  # of those, in their order
+        self.arrived: list[tuple[FastProtocol, bytes]] = []  # from connections that are owed nothing, and not taken yet
         self._of_proxies = plain_head.reader(request_id_header)
         self._of_anybody = plain_head.reader(None)
 
@@ -128,22 +130,25 @@ class FastRedirects:
         return self._callers.setdefault(forwarded_for, caller)
 
     def begin_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The first of a turn arrives."""
-        self._turn = _Turn(self._now(), time.perf_counter(), time.time_ns())
-        loop.call_soon(self._end_turn)
+        """The first arrives, of a turn or of those that are taken together in it."""
+        if self._turn is None:
+            self._turn = _Turn(self._now(), time.perf_counter(), time.time_ns())
+            loop.call_soon(self._end_turn)
+
+    def take(self) -> None:
+        """Take what has arrived through all steps before the spool."""
+        assert self._turn is not None, "it was begun"
+        asked = self._understood(self.arrived, microseconds(self._turn.at))
+        self.arrived.clear()
+        self._asked += asked
+        self._accesses += self._accesses_of(asked, self._turn.at)
 
     def _end_turn(self) -> None:
         """Have the accesses of this turn in the spool, and their replies wait for it."""
-        turn, arrived = self._turn, self.arrived.copy()
+        self.take()
+        turn, asked, accesses = self._turn, self._asked, self._accesses
         assert turn is not None, "it was begun"
-        self._turn = None
-        self.arrived.clear()
-        asked: list[_Asked] = []
-        accesses: list[Plain] = []
-        for start in range(0, len(arrived), _AT_A_TIME):
-            some = self._understood(arrived[start : start + _AT_A_TIME], microseconds(turn.at))
-            asked += some
-            accesses += self._accesses(some, turn.at)
+        self._turn, self._asked, self._accesses = None, [], []
         if not asked:
             return
         traced = None if self._traces is None else self._traces.begun(asked, turn.began_ns)
@@ -174,7 +179,7 @@ class FastRedirects:
                 connection.loop.call_soon(connection.hand_over, data)
         return asked
 
-    def _accesses(self, asked: Sequence[_Asked], at: datetime) -> list[Plain]:
+    def _accesses_of(self, asked: Sequence[_Asked], at: datetime) -> list[Plain]:
         """What the spool is to have of each. Each step is taken for all of them before the next: a processor that does
         the same again and again has code and data at hand."""
         known = self._callers.get
@@ -260,6 +265,8 @@ class FastProtocol(LimitedProtocol):
             if not self._arrived:
                 self._redirects.begin_turn(self.loop)
             self._arrived.append((self, data))
+            if len(self._arrived) == _AT_A_TIME:
+                self._redirects.take()
 
     def hand_over(self, data: bytes) -> None:
         """What arrived goes the ordinary way, and what came behind it too."""
