@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import sqlite3
@@ -21,6 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 from starlette.types import Receive, Scope, Send
 
 import urlshortener
@@ -28,7 +30,7 @@ from tests.backends.ports import free_port
 from tests.backends.waiting import wait_until
 from tests.journeys.systems import Process
 from urlshortener.services.http import Readiness, ops_app
-from urlshortener.services.runner import Door, listen, serve
+from urlshortener.services.runner import Door, _served, listen, serve
 
 _TOKEN = "a-token-of-the-tests-0123"
 
@@ -404,3 +406,26 @@ async def test_work_that_ends_by_itself_is_a_defect_and_ends_the_process(
     assert await running == 1
     assert service.ended == ["part 0"]
     assert "task_ended" in caplog.text
+
+
+def test_new_connections_do_not_wait_for_a_turn_of_the_loop_each() -> None:
+    """A turn is long while many connections are busy."""
+    visitors = 200
+
+    async def turns_until_all_are_answered() -> int:
+        listening = listen("127.0.0.1", 0, "SHORTENER_PORT")
+        async with _served([Door(listening, ops_app("shortener-service", Readiness()))]):
+            await asyncio.sleep(0.1)
+            address = listening.getsockname()
+            with contextlib.ExitStack() as stack:
+                waiting = [stack.enter_context(socket.create_connection(address, 5)) for _ in range(visitors)]
+                for visitor in waiting:
+                    visitor.sendall(b"GET /health HTTP/1.1\r\nHost: door\r\nConnection: close\r\n\r\n")
+                for turns in range(10 * visitors):
+                    waiting = [visitor for visitor in waiting if not select.select([visitor], [], [], 0)[0]]
+                    if not waiting:
+                        return turns
+                    await asyncio.sleep(0)
+        raise AssertionError(f"{len(waiting)} of {visitors} were not answered")
+
+    assert uvloop.run(turns_until_all_are_answered()) < visitors / 2

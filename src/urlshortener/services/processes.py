@@ -199,7 +199,8 @@ class _Process:
         if self._tracing is not None:
             app = Traced(app, Proxies(self._settings.trusted_proxies), self._tracing)
         if self._inherited is not None:
-            self.doors.append(Door(socket.socket(fileno=self._inherited.door), app, protocol))
+            door = socket.socket(fileno=self._inherited.door)
+            self.doors.append(Door(door, app, protocol, accepts=1))  # who is idle takes the others
             return
         port, ops_port = (getattr(self._settings, f"{name}_{suffix}") for suffix in ("port", "ops_port"))
         door = listen(host, port, f"{name}_port".upper())

@@ -39,12 +39,17 @@ _IDLE_SECONDS = 75  # above the 60 s that nginx keeps an idle upstream connectio
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A listening socket, and the ASGI application behind it. `stays_open` until the very end: probes and metrics."""
+    """A listening socket, and the ASGI application behind it. `stays_open` until the very end: probes and metrics.
+
+    libuv accepts one connection from a socket in a turn of the loop, and turns are long while many connections are
+    busy: new visitors would wait for seconds. So it may be asked for several at a time.
+    """
 
     socket: socket.socket
     app: Any
     protocol: Callable[..., LimitedProtocol] = LimitedProtocol
     stays_open: bool = False
+    accepts: int = 16  # connections in a turn of the loop
 
     @property
     def url(self) -> str:
@@ -69,6 +74,10 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.on_tick(0)  # so that the first answers have a date too
+        await super().startup(sockets)
 
 
 def _server(door: Door) -> _Server:
@@ -105,7 +114,7 @@ async def _served(doors: Sequence[Door]) -> AsyncIterator[list[asyncio.Task[None
     """The doors are open within; on leaving, requests under way are finished (bounded by whoever cancels this)."""
     servers = [_server(door) for door in doors]
     tasks = [
-        asyncio.create_task(server.serve(sockets=[door.socket])) for server, door in zip(servers, doors, strict=True)
+        asyncio.create_task(server.serve(sockets=_sockets(door))) for server, door in zip(servers, doors, strict=True)
     ]
     try:
         yield tasks
@@ -113,6 +122,11 @@ async def _served(doors: Sequence[Door]) -> AsyncIterator[list[asyncio.Task[None
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _sockets(door: Door) -> list[socket.socket]:
+    """The door's own, as often as it may accept."""
+    return [door.socket, *(door.socket.dup() for _ in range(door.accepts - 1))]
 
 
 async def serve(
