@@ -2,12 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.services.two_ways import BROWSER, PROXY, STRANGER, Both, Side, asking, fast_ones
 from urlshortener.services import fast_redirect, traced
-from urlshortener.telemetry import REGISTRY
+from urlshortener.services.fast_traces import FastTraces
+from urlshortener.services.traced import Tracing
+from urlshortener.telemetry import REGISTRY, Sampling
 
 _TRACE, _SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -71,3 +74,20 @@ def test_the_times_of_redirects_lead_to_a_trace(tmp_path: Path) -> None:
     [seconds] = [metric for metric in REGISTRY.collect() if metric.name == "http_request_duration_seconds"]
     found = [sample.exemplar.labels["trace_id"] for sample in seconds.samples if sample.exemplar]
     assert _TRACE in found
+
+
+def test_of_those_that_nobody_decided_about_a_share_is_traced_whole_turns_at_a_time() -> None:
+    traces = FastTraces(Tracing(Sampling(0.1)))
+    undecided, unsampled, sampled = (
+        (b"code", b"", b"", b"", traceparent, b"") for traceparent in (b"", b"00-1-2-00", b"00-1-2-01")
+    )
+    asked: Any = [(None, b"https://example.com/", head, b"") for head in (undecided, unsampled, sampled, undecided)]
+    turns = 20_000
+    drawn = 0
+    for _ in range(turns):
+        turn = traces.begun(asked, 0)
+        assert turn is not None
+        assert [2 in turn, 1 in turn] == [True, False]
+        assert (0 in turn) is (3 in turn)
+        drawn += 0 in turn
+    assert 0.09 * turns < drawn < 0.11 * turns

@@ -1,8 +1,6 @@
 """What spans are called, and which requests have them."""
 
-import random
 import re
-from itertools import accumulate
 from pathlib import Path
 
 import opentelemetry.semconv
@@ -32,16 +30,6 @@ def test_sampling_draws_the_share_that_was_asked_for(ratio: float) -> None:
     sampling = Sampling(ratio)
     drawn = sum(sampling.drawn() for _ in range(100_000))
     assert ratio * 100_000 * 0.85 < drawn < ratio * 100_000 * 1.15
-
-
-@pytest.mark.parametrize("ratio", [0, 0.01, 0.3, 1])
-def test_it_draws_the_same_ones_of_many_at_a_time(ratio: float) -> None:
-    one_by_one, together = (Sampling(ratio, random.Random(7).random) for _ in range(2))
-    sizes = [1, 3, 64, 0, 500] * 20
-    expected = [place for place in range(sum(sizes)) if one_by_one.drawn()]
-    starts = accumulate([0, *sizes[:-1]])
-    drawn = [start + place for start, size in zip(starts, sizes, strict=True) for place in together.drawn_of(size)]
-    assert drawn == expected
 
 
 def test_all_are_drawn_at_one_and_none_at_zero() -> None:

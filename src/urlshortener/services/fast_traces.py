@@ -87,14 +87,15 @@ class FastTraces:
         self._tracing = tracing
 
     def begun(self, asked: Sequence[_Asked], began_ns: int) -> TracedTurn | None:
-        """Those that are traced: of those that a trusted proxy decided about the ones that it samples, of all others a
-        share."""
-        decided = [place for place, one in enumerate(asked) if one[2][_TRACEPARENT]]
-        places = self._tracing.drawn_of(len(asked) - len(decided))
-        if decided:
-            others = sorted(set(range(len(asked))).difference(decided))
-            sampled = [place for place in decided if asked[place][2][_TRACEPARENT][-1] not in _UNSAMPLED]
-            places = sorted([*sampled, *(others[place] for place in places)])
+        """Those that are traced: of those that a trusted proxy decided about the ones that it samples; all others, in
+        a share of the turns. So each is traced as often as if it were drawn by itself, and most find at hand what
+        tracing takes; one alone in a turn has to fetch it from memory, which costs several times as much."""
+        is_wanted = self._tracing.is_turn_wanted()
+        places = [
+            place
+            for place, (_, _, head, _) in enumerate(asked)
+            if (head[_TRACEPARENT][-1] not in _UNSAMPLED if head[_TRACEPARENT] else is_wanted)
+        ]
         return TracedTurn(asked, places, began_ns) if places else None
 
     def tell_of(self, untraced: Iterable[_Asked], status: int, began_ns: int, seconds: float) -> None:

@@ -68,9 +68,9 @@ class Tracing:
             return parent.trace_flags.sampled
         return self._sampling.drawn()
 
-    def drawn_of(self, count: int) -> list[int]:
-        """Which of so many that nobody decided about are wanted."""
-        return self._sampling.drawn_of(count)
+    def is_turn_wanted(self) -> bool:
+        """Whether all that are answered together are wanted, of those that nobody decided about."""
+        return self._sampling.drawn()
 
     def tell_of(self, answered: Answered, parent: SpanContext | None, began_ns: int, ended_ns: int) -> None:
         """It was not sampled, and is over: tell of it if it must not be missed."""

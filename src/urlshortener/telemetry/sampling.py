@@ -4,8 +4,6 @@ import math
 import random
 from collections.abc import Callable
 
-_GAPS_AT_ONCE = 64
-
 
 class Sampling:
     """Draws a share of the requests: a countdown to the next one, so that each of the others costs a subtraction.
@@ -17,7 +15,6 @@ class Sampling:
     def __init__(self, ratio: float, chance: Callable[[], float] = random.random) -> None:
         self._ratio = ratio
         self._chance = chance
-        self._gaps: list[float] = []
         self._left = self._gap()
         self._handed_over = 0
 
@@ -27,16 +24,6 @@ class Sampling:
             self._handed_over -= 1
             return True
         return self._is_next()
-
-    def drawn_of(self, count: int) -> list[int]:
-        """Which of so many are among them, by their places: nearly always none, for one subtraction."""
-        places = []
-        place = self._left
-        while place <= count:
-            places.append(int(place) - 1)
-            place += self._gap()
-        self._left = place - count
-        return places
 
     def drawn_early(self) -> bool:
         """The same, for whoever hands over those that are."""
@@ -53,14 +40,7 @@ class Sampling:
         return True
 
     def _gap(self) -> float:
-        """How many requests until the next that is drawn, itself included. Many are made at once: what one alone takes
-        is in no cache when its turn comes."""
-        if not self._gaps:
-            self._gaps = [self._one_gap() for _ in range(_GAPS_AT_ONCE)]
-        return self._gaps.pop()
-
-    def _one_gap(self) -> float:
-        """As if each request were drawn by chance."""
+        """How many requests until the next that is drawn, itself included; as if each were drawn by chance."""
         if self._ratio <= 0:
             return math.inf
         if self._ratio >= 1:
