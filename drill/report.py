@@ -137,7 +137,7 @@ def _summary(report: Mapping[str, Any]) -> str:
         f"Lost {lost['lost']}, doubled {lost['duplicated']}, acknowledged creates lost {lost['lost create']}; "
         f"{sum(map(has_passed, legs))} of {len(legs)} legs and {sum(map(has_passed, controls))} of {len(controls)} "
         f"controls as they should be. "
-        f"Of redirects of links in memory {100 * min(fast, default=0):.1f} % or more took the fast way in each leg. "
+        f"Of redirects of links in memory at least {100 * min(fast, default=0):.1f} % took the fast way in each leg. "
         f"In {void} steps the senders were late themselves (50 ms or more at the 99th percentile, with the machine "
         f"{100 * busy:.0f} % busy on average): their times are left out, what they lost or doubled would count.\n\n"
         f"Machine: {machine}. Versions: {versions}."
