@@ -583,14 +583,19 @@ async def test_a_listener_is_told_that_too_much_was_changed(
             assert await next_of(told, 5) == expected
 
 
+async def migrated_and_replicated(pair: PostgresqlPair) -> tuple[Servers, Servers]:
+    """A new database's primary and its replica."""
+    database = pair.primary.fresh_database()
+    way = await migrated(database, pair.primary)
+    pair.wait_until_replicating()
+    return way, servers(database, pair.replica)
+
+
 async def test_a_replica_is_current_while_it_has_replayed_what_listeners_were_told_of(
     postgresql_pair: PostgresqlPair,
 ) -> None:
     pair = postgresql_pair
-    database = pair.primary.fresh_database()
-    way, read_way = servers(database, pair.primary), servers(database, pair.replica)
-    await migrate_links(way)
-    pair.wait_until_replicating()
+    way, read_way = await migrated_and_replicated(pair)
 
     async def is_current() -> bool:
         return (await store.find_many_on_replica(["cat"]))["cat"].is_current
@@ -617,10 +622,7 @@ async def test_a_replica_says_how_far_it_is_before_it_tells_its_rows(
 ) -> None:
     """What comes in between is in the rows. The other way round, rows from before would pass for current."""
     pair = postgresql_pair
-    database = pair.primary.fresh_database()
-    way, read_way = servers(database, pair.primary), servers(database, pair.replica)
-    await migrate_links(way)
-    pair.wait_until_replicating()
+    way, read_way = await migrated_and_replicated(pair)
     is_current = PostgresqlDatabase.is_current
 
     async def first_let_it_catch_up(self: PostgresqlDatabase, connection: AsyncConnection) -> bool:

@@ -131,6 +131,7 @@ class Directory:
         await self._replica.finish(0)
         await self._primary.finish(0)
         self._on_lost()
+        self._wait_no_more()
         self._report_known()
 
     async def follow(self, code: str) -> Destination | None:
@@ -314,8 +315,7 @@ class Directory:
 
     def _on_connected(self, missed: Collection[str] | None) -> None:
         self._cache.connected(missed)
-        if self._given_up is not None:
-            self._given_up.cancel()
+        self._wait_no_more()
         self._trust()
         self._first_spell.set()
 
@@ -327,6 +327,11 @@ class Directory:
                 self._given_up = asyncio.get_running_loop().call_later(left, self._cache.give_up_listening)
             else:
                 self._cache.give_up_listening()
+
+    def _wait_no_more(self) -> None:
+        """For a listener that was lost."""
+        if self._given_up is not None:
+            self._given_up.cancel()
 
     # the start
 

@@ -133,7 +133,6 @@ class PostgresqlDatabase:
         return await self._errands.run(reading, within_seconds=READ_SECONDS, late=late)
 
     async def is_current(self, connection: AsyncConnection) -> bool:
-        # asked before the rows are, since these have all that was replayed by then
         if self.nearby_is_primary:
             return True
         told = self._listening.position
