@@ -11,10 +11,6 @@ from bench.harness.run import Run
 from bench.harness.system import Service, processor_seconds
 
 TITLE = "Bulk creates, a thousand links a request, on one core"
-WHY_MISSED = (
-    "no single thing: `python -m bench.profile bulk` shows a tenth for the parameters of the one statement, a "
-    "tenth for its answer, a twentieth for ids, and the rest spread over checking each address."
-)
 
 _LINKS = 1_000
 _LISTS = 60  # a second of a round: more than are sent
