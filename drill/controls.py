@@ -59,18 +59,17 @@ class Control:
 
     @contextlib.contextmanager
     def taken_away(self, cluster: Cluster) -> Iterator[None]:
-        """Afterwards everything is as it was; only what was lost stays lost, and is no later leg's business."""
-        services: Sequence[Service] = [
-            *(cluster.shorteners if self.shorteners else []),
-            *(cluster.analytics if self.analytics else []),
-        ]
+        """Afterwards everything is as it was; only what was lost stays lost, and is of no later leg's epochs."""
+        shorteners = cluster.shorteners if self.shorteners else []
+        analytics = cluster.analytics if self.analytics else []
+        services: Sequence[Service] = [*shorteners, *analytics]
         program = ("drill.unsafe", self.unsafe) if self.unsafe else PROGRAM
         cluster.change_services(services, program, self.settings)
         try:
             with self.stores(cluster):
                 yield
         finally:
-            cluster.change_services([*cluster.shorteners, *cluster.analytics])
+            cluster.change_services([*cluster.shorteners, *analytics])
 
 
 _NO_REQUEST_IDS: Mapping[str, str] = {"REQUEST_ID_WINDOW": "0s"}

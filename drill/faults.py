@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drill.cluster import QUEUE, Cluster
-from drill.servers import NODES, Member, Postgresql, Rabbitmq, Service, wait_for
+from drill.servers import LEASE_OF_THE_PRIMARY, NODES, Member, Postgresql, Rabbitmq, Service, wait_for
 from tests.backends.keeper import descendants
 
 AWAY_SECONDS = 30.0
@@ -297,8 +297,9 @@ def _nothing_sent(primary: Postgresql) -> Iterator[None]:
 
 
 def _replaced(cluster: Cluster, primary: Postgresql) -> None:
-    """It is killed, and stays away until another is primary."""
+    """It is killed, and stays away until another is primary. Its lease ends at once: 20 s more would tell nothing."""
     with held_down([primary]):
+        cluster.etcd[0].delete(LEASE_OF_THE_PRIMARY)
         wait_for(lambda: any(member.is_primary for member in cluster.postgresql), "another primary", 60)
 
 
@@ -358,12 +359,13 @@ KILLS = [
     Fault("node", "killed", _node_killed),
 ]
 HANGS = [fault for seconds in (2.0, 15.0) for fault in (*(hung(role, seconds) for role in ROLES), _node_hung(seconds))]
+SERVICES_RESTARTED = _rolling(lambda cluster: [*cluster.shorteners, *cluster.analytics], "both services")
 LONG = [
     Fault("node of the primary", f"away {AWAY_SECONDS:g} s", _node_away, AWAY_SECONDS + 30),
     _all_away("Redis", lambda cluster: cluster.redis),
     _all_away("RabbitMQ", lambda cluster: cluster.rabbitmq),
     _all_away("PostgreSQL", lambda cluster: cluster.postgresql),
-    _rolling(lambda cluster: [*cluster.shorteners, *cluster.analytics], "both services"),
+    SERVICES_RESTARTED,
     _rolling(
         lambda c: [
             *c.etcd,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ PASSWORD = secrets.token_hex(12)
 MASTER_NAME = "mymaster"
 NAMES_PORT = 14369  # Erlang's name server; not its usual port, so that it is ours alone
 PATRONI = "4.1.5"
+LEASE_OF_THE_PRIMARY = "/service/drill/leader"  # Patroni's key in etcd: namespace, scope, and the name of the lock
 PROGRAM = ("urlshortener",)
 
 # How long a member that ended is away: a supervisor starts it again after that. A Redis waits longer, as the manifests
@@ -157,6 +159,12 @@ class Etcd(Member):
             status = json.load(answer)
             return bool(status["header"]["member_id"] == status["leader"])
         return False
+
+    def delete(self, key: str) -> None:
+        body = json.dumps({"key": b64encode(key.encode()).decode()}).encode()
+        ask = urllib.request.Request(f"http://{self.address}:2379/v3/kv/deleterange", data=body)
+        with urllib.request.urlopen(ask, timeout=5) as answer:
+            assert json.load(answer).get("deleted") == "1", f"{self} has no {key}"
 
 
 class Postgresql(Member):
@@ -337,6 +345,13 @@ class Redis(Member):
 
     def _command(self) -> Sequence[str]:
         return ["redis-server", str(self._settings)]
+
+    def stop(self) -> None:
+        """One that is writing its first file of commands declines to end, and is killed when its time is over."""
+        try:
+            super().stop()
+        except AssertionError:
+            self.kill()
 
     def ask(self, *command: str) -> Any:
         with redis.Redis(self.address, 6379, password=PASSWORD, socket_timeout=5, decode_responses=True) as client:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drill import checkers
+from drill import checkers, faults
 from drill.controls import CONTROLS
 from drill.programme import brief, full, short
 from drill.unsafe import UNSAFE
@@ -54,4 +54,7 @@ def test_programmes_have_steps_of_different_names_and_each_control_once() -> Non
         assert sorted(controls) == sorted(control.name for control in CONTROLS)
     kills = [fault.name for step in full(7) if step.name.startswith("kill") for fault in step.faults]
     assert {kills.count(name) for name in set(kills)} == {30}
+    once = [fault for step in short(7) if not step.control for fault in step.faults]
+    assert len(once) == len(set(once))
+    assert set(once) == {*faults.ALL} - {faults.SERVICES_RESTARTED}
     assert len(brief(7)) == 4
