@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -262,6 +263,16 @@ async def test_a_client_who_leaves_before_the_reply_disturbs_nobody(door: Door, 
         for future in written(spool):
             future.set_result(None)
         assert (await stays.answer())[0] == 307
+
+
+@pytest.mark.parametrize("asked", [CAT, CAT + SLOW, SLOW + CAT, CAT + b"GET /c"])
+async def test_who_says_that_nothing_more_comes_gets_the_answers_to_what_it_asked(client: Client, asked: bytes) -> None:
+    client.writer.write(asked)
+    client.writer.write_eof()
+    for path in re.findall(rb"GET (/\w+) HTTP", asked):
+        _, headers, body = await client.answer()
+        assert path in (body or headers["location"].encode())  # it may have gone either way
+    await client.is_closed()
 
 
 async def test_a_known_link_is_redirected_while_the_application_hangs(door: Door, app: App) -> None:

@@ -438,6 +438,29 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_is_told_to_the_appli
     await until(lambda: app.left == 1)
 
 
+async def test_who_says_that_nothing_more_comes_gets_the_answers_to_what_it_asked(
+    door: Door, client: Client, app: App
+) -> None:
+    app.may_answer.clear()
+    await client.send(b"".join(b"GET /%d HTTP/1.1\r\n" % number + _HOST + b"\r\n" for number in range(3)))
+    client.writer.write_eof()
+    async with connected(door) as later:  # when this one is answered, that was heard
+        await later.send(b"GET /at-once HTTP/1.1\r\n" + _HOST + b"\r\n")
+        assert (await later.answer())[0] == 200
+    app.may_answer.set()
+    answers = [await client.answer() for _ in range(3)]
+    assert [body for _, _, body in answers] == [b"GET /0 0\n", b"GET /1 0\n", b"GET /2 0\n"]
+    assert ["connection" in headers for _, headers, _ in answers] == [False, False, True]
+    await client.is_closed()
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /a HT", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"])
+async def test_who_says_that_nothing_more_comes_and_has_not_asked_is_let_go(client: Client, begun: bytes) -> None:
+    await client.send(begun)
+    client.writer.write_eof()
+    await client.is_closed()
+
+
 @pytest.mark.parametrize("begun", [b"", b"GET /a HT", b"GET /a HTTP/1.1\r\n" + _HOST + b"\r\n"])
 async def test_a_reset_leaves_nothing_behind(
     door: Door, app: App, begun: bytes, caplog: pytest.LogCaptureFixture

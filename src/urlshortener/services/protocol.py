@@ -114,6 +114,21 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._parse(b"\r\n".join(head) + b"\r\n\r\n" + rest)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Who says nothing more still waits for the answers to what it asked; half a request is none."""
+        is_half = self.cycle is not None and self.cycle.more_body
+        if not is_half:
+            self.shutdown()
+        return not is_half
+
+    def shutdown(self) -> None:
+        """Answer what was asked, and close."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            last = self.pipeline[0][0] if self.pipeline else self.cycle
+            last.keep_alive = False
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if not self._bytes:  # behind another request, in one piece with it
