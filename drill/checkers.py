@@ -150,8 +150,8 @@ def _falls_of(code: str, looks: list[Request]) -> Iterator[Fall]:
         elif fallen:
             yield Fall(code, depth, fallen.sent_ns, (look.ended_ns - fallen.sent_ns) / 1e9)
             fallen, depth = None, 0
-    if fallen:
-        yield Fall(code, depth, fallen.sent_ns, float("inf"))
+    if fallen:  # nobody looked any more: whether it healed is for the counts at the end to tell
+        yield Fall(code, depth, fallen.sent_ns, (looks[-1].ended_ns - fallen.sent_ns) / 1e9)
 
 
 def monotone(evidence: Evidence) -> Iterator[Violation]:

@@ -96,9 +96,12 @@ def test_a_count_may_fall_for_as_long_as_the_grace_and_no_longer(until: float, i
     assert ("fallen count" in found(seen(*looks))) is is_found
 
 
-def test_a_count_that_never_recovers_has_fallen() -> None:
-    looks = [asked(Stream.COUNT, HOT, detail=count, at=at) for count, at in (("9", 1), ("4", 2))]
-    assert found(seen(*looks)) == {"fallen count": 5}
+@pytest.mark.parametrize(("last", "is_found"), [(3.5, False), (9.0, True)])
+def test_a_count_that_was_not_seen_to_recover_has_fallen_if_it_was_looked_at_for_so_long(
+    last: float, is_found: bool
+) -> None:
+    looks = [asked(Stream.COUNT, HOT, detail=count, at=at) for count, at in (("9", 1), ("4", 2), ("4", last))]
+    assert found(seen(*looks)) == ({"fallen count": 5} if is_found else {})
 
 
 def test_looks_that_overtake_each_other_are_no_fall() -> None:
