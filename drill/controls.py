@@ -88,7 +88,8 @@ CONTROLS = [
         settings=_NO_REQUEST_IDS,
     ),
     Control("WAIT and grace", faults.FORGETFUL, "lost", "no_wait_and_no_grace", analytics=True),
-    Control("noeviction", faults.OUT_OF_MEMORY, "lost", stores=_evicting),
+    # Which keys it evicts is chance: counts that are gone always, what tells events apart not.
+    Control("noeviction", faults.OUT_OF_MEMORY, "fallen count", stores=_evicting),
     Control("synchronous PostgreSQL", faults.UNSENT, "lost create", stores=_asynchronous),
     Control("an upsert that writes", faults.CUT, "lost create", "do_nothing", shorteners=True),
     Control(

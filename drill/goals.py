@@ -11,6 +11,27 @@ _NO_GOAL_WHILE_HUNG = ("shortener", "node")
 _NO_GOAL = ("nginx", "run", "spool disk")
 _COLD_MS = 1000
 
+_SMALL = (
+    "The nodes, the edges and the senders share the machine's processors, and what a fault starts (elections, a server "
+    "that comes back) takes the rest of them. It would take more processors."
+)
+# Why a goal is missed, as far as it was found out: by the goal, and how the fault's name begins.
+_WHY = {
+    ("p99", ""): _SMALL,
+    ("creates", "PostgreSQL primary, killed"): _SMALL,
+    ("cold codes", ""): f"A visitor waits 0.8 s; the rest is the way there and back. {_SMALL}",
+    ("counts", "RabbitMQ"): (
+        "Counts go on after at most half a second, with few exceptions. The longer pause comes when the killed node "
+        "joins again, some 3 to 6 s later: then RabbitMQ 3.10 confirms nothing for 0.5 to 2.5 s, while no connection "
+        "closes and commits of PostgreSQL go on, on the same disk. It would take a RabbitMQ that does not."
+    ),
+    ("counts", "Redis master, killed, back at once"): (
+        "Sentinel promotes another 2 s after the killed master is back, and lets that call itself one for 10 s more: "
+        "the next kill finds two masters and waits, which is in its figure. The start delay of the manifests, which "
+        "this fault leaves out, is what it takes."
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Missed:
@@ -24,6 +45,11 @@ class Missed:
 def missed(strike: Mapping[str, Any]) -> list[Missed]:
     """The goals that a fault's figures miss. Lost and doubled accesses are the checkers' matter."""
     return list(_missed(strike["fault"], strike["role"], strike["harm_seconds"], strike["figures"]))
+
+
+def why(fault: str, goal: str) -> str:
+    """Why such a fault misses this goal; empty if that is not known."""
+    return next((words for (of, begins), words in _WHY.items() if of == goal and fault.startswith(begins)), "")
 
 
 def _missed(fault: str, role: str, harm_seconds: float, figures: Mapping[str, Any]) -> Iterator[Missed]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from drill.goals import Missed, missed
+from drill.goals import Missed, missed, why
 from drill.plots import plot_of
 from drill.programme import PROGRAMMES, has_passed
 
@@ -23,7 +23,7 @@ _ROLE_HEADINGS = [
     "fault", "times", "redirects failed", "longest gap (s)", "p99 before → within (ms)", "creates: gap (s)",
     "counts fresh after (s)", "lost", "95 % bound", "doubled",
 ]  # fmt: skip
-_MISSED_HEADINGS = ["fault", "times", "at worst"]
+_MISSED_HEADINGS = ["fault", "times", "at worst", "why"]
 _CONTROL_HEADINGS = ["taken away", "what happened", "had to be found", "found"]
 
 _STYLE = """
@@ -214,8 +214,9 @@ def _missed_rows(report: Mapping[str, Any]) -> Iterable[Sequence[str]]:
         for strike in timed:
             for one in missed(strike):
                 by_goal[one.what].append(one)
-        for all_missed in by_goal.values():
-            yield fault, f"{len(all_missed)} of {len(timed)}", max(all_missed, key=lambda one: one.times).words
+        for goal, all_missed in by_goal.items():
+            worst = max(all_missed, key=lambda one: one.times).words
+            yield fault, f"{len(all_missed)} of {len(timed)}", worst, why(fault, goal)
 
 
 def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
