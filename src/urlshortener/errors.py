@@ -70,6 +70,13 @@ class InvalidParameter(Refused):
     code = "INVALID_PARAMETER"
 
 
+class NotToCome(InvalidParameter):
+    """A link would be over before it is made."""
+
+    def __init__(self) -> None:
+        super().__init__("expires_at: it has to lie in the future.", "expires_at")
+
+
 class CodeTaken(Refused):
     code = "CODE_TAKEN"
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from tests.backends.postgresql import PostgresqlPair
 from tests.links.stores import NOW, draft, drawing, keyed, later, listening, opened, servers
-from urlshortener.errors import CodeTaken, InvalidUrl, KeyReused, Refused, StoreUnavailable
+from urlshortener.errors import CodeTaken, InvalidUrl, KeyReused, NotToCome, Refused, StoreUnavailable
 from urlshortener.links import migrations, postgresql, sqlite
 from urlshortener.links.link import Change, Draft, Link
 from urlshortener.links.schema import idempotency_keys, links
@@ -217,6 +217,19 @@ async def test_only_a_success_uses_a_key_up(store: SqlLinkStore, connections: Da
     assert isinstance(refused, CodeTaken)
     assert await keys_in(connections) == set()
     assert (await add(store, keyed("k", "dog", b"another body"))).code == "dog"
+
+
+async def test_who_comes_after_the_end_of_its_link_gets_only_what_its_key_made_before(
+    store: SqlLinkStore, connections: Database
+) -> None:
+    end = later(60)
+    late = [keyed("k", "cat", created_at=end, expires_at=end), draft("dog")]
+    refused, kept = await store.add_many(late)
+    assert isinstance(refused, NotToCome)
+    assert isinstance(kept, Link)
+    assert await keys_in(connections) == set()
+    made = await add(store, keyed("k", "cat", expires_at=end))
+    assert await add(store, keyed("k", "fox", created_at=later(86_400), expires_at=end)) == made
 
 
 async def test_a_key_is_free_again_after_thirty_days(store: SqlLinkStore) -> None:

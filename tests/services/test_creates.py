@@ -1,5 +1,6 @@
 """A thousand links in one request: to each the answer that it would have got alone."""
 
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -89,6 +90,20 @@ async def test_keys_are_shared_with_single_creates(shortener: httpx.AsyncClient)
     )
     assert same == {"status": 201, "link": alone.json()}
     assert shape(other) == (422, "KEY_REUSED", "idempotency_key")
+
+
+async def test_a_key_gives_its_link_again_after_the_end_of_it_and_makes_none_then(
+    shortener: httpx.AsyncClient, clock: Clock
+) -> None:
+    item = {"url": URL, "expires_at": (clock.at + timedelta(hours=1)).isoformat(), "idempotency_key": "k"}
+    [first] = await made(shortener, item)
+    clock.advance(days=1)
+    assert await made(shortener, item) == [first]
+    alone = {name: value for name, value in item.items() if name != "idempotency_key"}
+    again = await shortener.post("/api/v1/urls", json=alone, headers={"Idempotency-Key": "k"})
+    assert (again.status_code, again.json()) == (201, first["link"])
+    [other] = await made(shortener, item | {"idempotency_key": "another"})
+    assert shape(other) == (422, "INVALID_PARAMETER", "expires_at")
 
 
 async def test_the_key_of_a_deleted_link_is_gone(shortener: httpx.AsyncClient) -> None:

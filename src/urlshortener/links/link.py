@@ -64,6 +64,11 @@ class Draft:
     key: str | None = None  # the Idempotency-Key
     body_digest: bytes = b""  # of the request's body: the same key with another digest is refused
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is asked for after its own end: nobody gets that, but a link that its key made before."""
+        return self.expires_at is not None and self.expires_at <= self.created_at
+
 
 class Unchanged:
     """The type of UNCHANGED."""

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, Table, case, delete, func, se
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from urlshortener.errors import CodeTaken, Gone, InvalidUrl, KeyReused, Refused
+from urlshortener.errors import CodeTaken, Gone, InvalidUrl, KeyReused, NotToCome, Refused
 from urlshortener.links import code as codes_of_links
 from urlshortener.links.code import could_be_a_link
 from urlshortener.links.link import UNCHANGED, Change, Draft, Link
@@ -114,7 +114,8 @@ class SqlLinkStore:
 
         The batch is kept in rounds of one transaction. A round holds no two drafts of one key, code or id: twins wait
         for the next, and meet what the first left, as if they had come one after the other. A round claims its
-        keys, keeps its links under the keys that are its own, and lets go of the keys of those whose code was taken.
+        keys, keeps its links under the keys that are its own, and lets go of the keys of those whose code was taken,
+        or whose time was over before they were asked for.
 
         Every statement writes, also where a retry finds its own row: only a commit record behind the first one's makes
         the standby's answer cover both. Rows are sorted, so that two replicas rarely wait for each other in a circle.
@@ -153,10 +154,11 @@ class SqlLinkStore:
     async def _add_round(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> dict[UUID, Link | Refused]:
         answers = await self._replay(connection, drafts)
         new = [draft for draft in drafts if draft.id not in answers]
-        kept = await self._keep(connection, new)
+        kept = await self._keep(connection, [draft for draft in new if not draft.is_over])
         failed = [draft for draft in new if draft.id not in kept]
         await self._let_go_of_keys(connection, failed)
-        return answers | kept | {draft.id: CodeTaken(draft.code) for draft in failed}
+        refused = {draft.id: NotToCome() if draft.is_over else CodeTaken(draft.code) for draft in failed}
+        return answers | kept | refused
 
     async def _replay(self, connection: AsyncConnection, drafts: Iterable[Draft]) -> dict[UUID, Link | Refused]:
         """Claim the drafts' keys; answers for those whose key belongs to another link already."""

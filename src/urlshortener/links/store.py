@@ -43,7 +43,8 @@ class LinkStore(Protocol):
     async def add_many(self, drafts: Sequence[Draft]) -> list[Link | Refused]:
         """Keep new links in one transaction; answer for each draft, in their order.
 
-        One draft's refusal (CodeTaken, KeyReused, or whatever else no database would keep) never fails another. A
+        One draft's refusal (CodeTaken, KeyReused, NotToCome for one that is over, or whatever else no database would
+        keep) never fails another. A
         draft with an idempotency key that was used within 30 days gives the link of then as it is now (deleted ones
         too), or KeyReused for another body; only a success uses a key up. Two drafts of one batch with one key or one
         code are as if they had come one after the other. A drawn code that is taken is drawn again. An answer is

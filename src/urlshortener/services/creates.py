@@ -8,7 +8,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -23,15 +23,12 @@ from urlshortener.links.target import normalised
 from urlshortener.services import bodies, openapi
 from urlshortener.services.caller import Guard, Proxies, first_header
 from urlshortener.services.http import PROBLEM_ABOUT, problem_of, send_json
-from urlshortener.services.link_json import EXAMPLE, NewLink, ShownLink, shown, to_come
+from urlshortener.services.link_json import EXAMPLE, NewLink, ShownLink, in_utc, shown, to_come
 
 PATH, BULK_PATH = "/api/v1/urls", "/api/v1/urls/bulk"
 
 MOST_BULK_LINKS = 1_000
 MOST_BULK_BYTES = 4 * 1024 * 1024  # a thousand of the longest addresses, twice
-
-# A retry of a create may come after its link's time is over, and gets the link all the same.
-_LATEST_RETRY = timedelta(minutes=5)
 
 _KEY = re.compile(r"[\x20-\x7e]+", re.ASCII)
 _LONGEST_KEY = 128
@@ -158,9 +155,9 @@ def _checked_key(key: str | None, name: str) -> str | None:
 
 
 def _draft(wanted: NewLink, key: str | None, now: datetime) -> Draft:
-    """All that is decided before the first attempt."""
+    """All that is decided before the first attempt. Whether a key made a link before, the store alone can tell."""
     target = normalised(wanted.url)
-    expires_at = to_come(wanted.expires_at, now - _LATEST_RETRY if key else now)
+    expires_at = in_utc(wanted.expires_at) if key else to_come(wanted.expires_at, now)
     return Draft(
         id=uuid4(),
         code=codes.draw() if wanted.code is None else codes.check_chosen(wanted.code),

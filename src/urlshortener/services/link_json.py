@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from urlshortener.errors import InvalidParameter
+from urlshortener.errors import InvalidParameter, NotToCome
 from urlshortener.links.link import Link
 
 
@@ -83,16 +83,19 @@ EXAMPLE = {
 }
 
 
-def to_come(at: datetime | None, now: datetime) -> datetime | None:
-    """The time in UTC; InvalidParameter if it is over."""
-    if at is None:
-        return None
+def in_utc(expires_at: datetime | None) -> datetime | None:
+    """InvalidParameter if there is no such time."""
     try:
-        at = at.astimezone(UTC)
+        return expires_at and expires_at.astimezone(UTC)
     except OverflowError:
         raise InvalidParameter("expires_at: it lies beyond the year 9999.", "expires_at") from None
-    if at <= now:
-        raise InvalidParameter("expires_at: it has to lie in the future.", "expires_at")
+
+
+def to_come(expires_at: datetime | None, now: datetime) -> datetime | None:
+    """The time in UTC; NotToCome if it is over."""
+    at = in_utc(expires_at)
+    if at is not None and at <= now:
+        raise NotToCome
     return at
 
 
