@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import aiormq
 import pytest
+from pamqp.commands import Basic
 
 from tests.backends.rabbitmq import Rabbitmq
 from tests.events.memory_spool import event_body
 from tests.events.test_amqp_publisher import TOPOLOGY, broker_of, channel_to, received, until
 from urlshortener.events.amqp import AmqpSource, Broker
-from urlshortener.events.amqp_source import AmqpDelivery
+from urlshortener.events.amqp_source import AmqpDelivery, _Poison
 from urlshortener.events.amqp_topology import declare
 from urlshortener.events.event import EventId
 
@@ -180,17 +183,19 @@ async def test_poison_is_set_aside_with_its_reason_and_its_bytes_and_blocks_noth
 
 
 async def test_a_broker_that_takes_no_more_messages_still_hears_what_is_acknowledged(own_rabbitmq: Rabbitmq) -> None:
-    """It stops reading whoever publishes: so what sets poison aside is not the connection that acknowledges."""
+    """It stops reading whoever publishes: so what sets poison aside is not the connection that acknowledges.
+
+    And the queue has to become shorter, that it may have memory again: so what lies behind the poison is not held up.
+    """
     vhost = own_rabbitmq.fresh_vhost()
     broker = broker_of(own_rabbitmq, vhost)
     async with channel_to(broker) as channel:
         await declare(channel, TOPOLOGY)
-    await publish(broker, event_body(0), event_body(1), b"no event")
+    await publish(broker, event_body(0), b"no event", event_body(1), event_body(2))
     await asyncio.to_thread(own_rabbitmq.raise_memory_alarm)
     source = AmqpSource(broker, TOPOLOGY)
     async with source.deliveries() as deliveries:
-        came = await next_of(deliveries, 2)
-        waiting = asyncio.ensure_future(anext(deliveries))  # meets the poison
+        came = await next_of(deliveries, 3)
         await until(lambda: own_rabbitmq.blocked_connections(vhost) == 1, "its publisher is blocked")
         for delivery in came:
             delivery.acknowledge()
@@ -199,7 +204,20 @@ async def test_a_broker_that_takes_no_more_messages_still_hears_what_is_acknowle
         await asyncio.to_thread(own_rabbitmq.clear_memory_alarm)
         await until_it_holds(own_rabbitmq, vhost, TOPOLOGY.queue, 0)
         await until_it_holds(own_rabbitmq, vhost, TOPOLOGY.dead_queue, 1)
-        waiting.cancel()
+        await publish(broker, event_body(3), event_body(4))
+        for delivery in await next_of(deliveries, 2):
+            delivery.acknowledge()
+        await until_it_holds(own_rabbitmq, vhost, TOPOLOGY.queue, 0)
+        assert source.is_connected
+
+
+def test_a_dead_letter_keeps_its_headers_unless_they_cannot_be_written() -> None:
+    poison = _Poison(1, b"", Basic.Properties(message_id="m", headers={"epoch": "e"}), "why")
+    assert poison.as_dead_letter().headers == {"epoch": "e", "reason": "why"}
+    headers: Any = {"x": object()}
+    strange = replace(poison, properties=Basic.Properties(message_id="m", headers=headers))
+    assert strange.as_dead_letter().headers == {"reason": "why"}
+    assert strange.as_dead_letter().message_id == "m"
 
 
 async def until_it_holds(server: Rabbitmq, vhost: str, queue: str, messages: int) -> None:

@@ -65,6 +65,23 @@ async def test_what_cannot_be_set_aside_stays_in_the_spool(spool: Spool, tmp_pat
     assert spool.unsent == 1
 
 
+async def test_what_could_not_be_set_aside_comes_again_with_what_was_beside_it(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urlshortener.events.in_process._AGAIN_SECONDS", 0.05)
+    (tmp_path / "dead-letters.jsonl").mkdir()
+    await sent(spool, "cat", "no code at all")
+    async with InProcessSource(spool).deliveries() as deliveries:
+        waiting = asyncio.create_task(the_next(deliveries))
+        await asyncio.wait([waiting], timeout=0.2)
+        assert not waiting.done()
+        (tmp_path / "dead-letters.jsonl").rmdir()
+        delivery = await waiting
+        assert [event.code for event in delivery.events] == ["cat"]
+        delivery.acknowledge()
+    assert spool.unsent == 0
+
+
 async def test_no_more_than_so_many_events_are_out(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urlshortener.events.in_process._MOST_EVENTS_OUT", 512)
     await sent(spool, *["cat"] * 1000)

@@ -127,6 +127,23 @@ async def test_what_is_too_old_and_cannot_be_set_aside_stays_and_holds_up_nothin
     assert await all_identities(opened(tmp_path)) == {(old_epoch, 0)}
 
 
+async def test_what_the_disk_did_not_give_back_once_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = opened(tmp_path)
+    await appended(dead)
+    old_epoch = dead.epoch
+    _forget(dead)
+    now = _seconds()
+    with monkeypatch.context() as patch:
+        patch.setattr("urlshortener.events.spool.Epoch.adopted", full)
+        spool = opened(tmp_path, clock=lambda: now)
+        assert await taken(spool) == []
+    assert await taken(spool) == []
+    now += 61
+    assert await all_identities(spool) == {(old_epoch, 0)}
+
+
 async def test_one_request_that_is_cancelled_takes_no_other_with_it(tmp_path: Path) -> None:
     spool = opened(tmp_path)
 

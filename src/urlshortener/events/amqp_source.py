@@ -19,8 +19,8 @@ from urlshortener.events.event import AccessEvent, NotAnEvent, Progress, decode
 from urlshortener.events.traces import Arrival, arrived
 from urlshortener.telemetry import BROKER_CONNECTED, DEAD_LETTERS, LOG
 
-# Messages that may be out and not acknowledged. RabbitMQ bounds them by number only; one of ours is 256 events and
-# about 64 KiB at the most. Enough for a thousand messages to wait the seconds that a late acknowledgement takes.
+# Messages that may be out and not acknowledged. RabbitMQ bounds them by number only; one of ours is 256 events at the
+# most, and then usually 64 KiB. Enough for a thousand messages to wait the seconds that a late acknowledgement takes.
 _PREFETCH = 1000
 _ANSWER_SECONDS = 10.0
 _GOODBYE_SECONDS = 1.0
@@ -129,7 +129,7 @@ class AmqpSource:
                     while session.poison:
                         await self._set_aside(connection.channel, session.poison[0])
                         patience.succeeded()
-                        session.acknowledge(session.poison.popleft().tag)
+                        session.was_set_aside(session.poison.popleft())
                     session.poison_came.clear()
             except Lost as failure:
                 # Perhaps it is there, perhaps not: it stays unacknowledged and first in line.
@@ -141,13 +141,7 @@ class AmqpSource:
             answer = await channel.basic_publish(
                 poison.body,
                 routing_key=self._topology.dead_queue,
-                properties=Basic.Properties(
-                    content_type=poison.properties.content_type,
-                    message_id=poison.properties.message_id,
-                    delivery_mode=2,
-                    timestamp=datetime.now(UTC),
-                    headers={**(poison.properties.headers or {}), "reason": poison.reason},
-                ),
+                properties=poison.as_dead_letter(),
                 mandatory=True,
                 timeout=_ANSWER_SECONDS,
             )
@@ -198,6 +192,21 @@ class _Poison:
     properties: Basic.Properties
     reason: str
 
+    def as_dead_letter(self) -> Basic.Properties:
+        """With all that was said of it, if the driver can say it again: it reads headers that it cannot write."""
+        dead_letter = Basic.Properties(
+            content_type=self.properties.content_type,
+            message_id=self.properties.message_id,
+            delivery_mode=2,
+            timestamp=datetime.now(UTC),
+            headers={**(self.properties.headers or {}), "reason": self.reason},
+        )
+        try:
+            dead_letter.marshal()
+        except Exception:  # whatever a stranger put there: it must not keep the letter from being written
+            dead_letter.headers = {"reason": self.reason}
+        return dead_letter
+
 
 class _GivenBack(Lost):
     """Whoever counts cannot. To ask again at once would only move messages to and fro."""
@@ -233,7 +242,11 @@ class Prefix:
 
 
 class _Session:
-    """What came over one connection, and how far it is acknowledged."""
+    """What came over one connection, and how far it is acknowledged.
+
+    A dead letter that is not safe yet stays with the broker, and holds up nobody: the deliveries behind it are then
+    acknowledged one by one. Were they not, a broker that takes no dead letter for want of memory would never get any.
+    """
 
     def __init__(self, channel: AbstractChannel, queue: str, inbox: "_Inbox", patience: Patience) -> None:
         self.channel = channel
@@ -243,8 +256,10 @@ class _Session:
         self.poison_came = asyncio.Event()
         self._inbox = inbox
         self._patience = patience
-        self._acknowledged = Prefix()
+        self._acknowledged = Prefix()  # passes over what is poison
         self._told = 0
+        self._kept_back: set[int] = set()  # poison that is no safe dead letter yet
+        self._set_aside: deque[int] = deque()  # poison that is one now
         self._to_tell = asyncio.Event()
         self._over: asyncio.Future[Never] = asyncio.get_running_loop().create_future()
 
@@ -264,7 +279,7 @@ class _Session:
 
     @property
     def unacknowledged(self) -> int:
-        return self.came - len(self._acknowledged)
+        return self.came - len(self._acknowledged) + len(self._kept_back)
 
     def read(self, message: DeliveredMessage) -> AmqpDelivery | None:
         """The message's events; None when it is none, and will be set aside."""
@@ -276,6 +291,9 @@ class _Session:
         except NotAnEvent as error:
             self.poison.append(_Poison(tag, message.body, message.header.properties, str(error)))
             self.poison_came.set()
+            self._kept_back.add(tag)
+            self._acknowledged.add(tag)
+            self._to_tell.set()
             return None
         headers = message.header.properties.headers
         return AmqpDelivery(events, _progress(headers or {}), arrived(self._queue, headers, message.body), self, tag)
@@ -284,6 +302,11 @@ class _Session:
         if not self._over.done() and self._acknowledged.add(tag):
             self._patience.succeeded()
             self._to_tell.set()
+
+    def was_set_aside(self, poison: _Poison) -> None:
+        self._patience.succeeded()
+        self._set_aside.append(poison.tag)
+        self._to_tell.set()
 
     def give_back(self) -> None:
         self._end_with(_GivenBack("Deliveries were given back."))
@@ -305,9 +328,18 @@ class _Session:
                 await self._tell()
 
     async def _tell(self) -> None:
+        while self._set_aside:
+            tag = self._set_aside.popleft()
+            if tag <= self._told:  # it was passed over
+                await self.channel.basic_ack(tag)
+            self._kept_back.remove(tag)
+        while self._kept_back and self._told < self._acknowledged.end:
+            self._told += 1
+            if self._told not in self._kept_back:
+                await self.channel.basic_ack(self._told)
         if self._told < (end := self._acknowledged.end):
-            await self.channel.basic_ack(end, multiple=True)
             self._told = end
+            await self.channel.basic_ack(end, multiple=True)
 
     async def end(self) -> None:
         """The last acknowledgements go out if they can; from now on none does, and what is not read yet is dropped."""

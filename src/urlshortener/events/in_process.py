@@ -16,6 +16,7 @@ from urlshortener.telemetry import DEAD_LETTERS, LOG
 
 _MOST_EVENTS_OUT = 32_768
 _MOST_EVENTS = 256
+_AGAIN_SECONDS = 30.0
 _HOST = os.uname().nodename
 
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
@@ -71,6 +72,7 @@ class _Out:
         self._events = 0
         self._room = asyncio.Event()
         self._has_ended = False
+        self._again: asyncio.TimerHandle | None = None
 
     async def deliveries(self) -> AsyncIterator[SpoolDelivery]:
         while not self._has_ended:
@@ -80,7 +82,8 @@ class _Out:
                 events = self._events_of(b"[" + batch.body + b"]", batch.epoch)
             except OSError:
                 LOG.exception("dead_letter_not_kept")
-                continue  # the batch stays in the spool, and comes again
+                self._try_again_later()  # the batch is still in the spool; meanwhile the others are counted
+                continue
             delivery = SpoolDelivery(batch, events, self)
             self._deliveries.add(delivery)
             self._events += batch.count
@@ -127,7 +130,14 @@ class _Out:
         if delivery in self._deliveries:
             self._take_again()
 
+    def _try_again_later(self) -> None:
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._take_again)
+
     def _take_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         self._deliveries.clear()
         self._events = 0
         self._spool.rewind()

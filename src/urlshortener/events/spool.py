@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from collections import deque
@@ -30,6 +31,7 @@ _MOST_EVENTS_OF_A_FRAME = 256  # what the publisher puts into one message
 _MEMORY_BYTES = 4 * 1024 * 1024
 _CURSOR_SECONDS = 0.1
 _LOOK_AROUND_SECONDS = 3.0
+_TRY_AGAIN_SECONDS = 60.0
 _COMPLAIN_SECONDS = 10.0
 _MOST_ADOPTED = 8  # at a time; the others wait in their folders
 _TOO_OLD_SECONDS = 7 * 86400  # the counts remember an epoch for 14 days: what is sent later could be counted twice
@@ -68,7 +70,7 @@ class Spool:
         self.epoch = self._own.name
         self._event_id = _EventIds()
         self._epochs: dict[str, Epoch] = {}  # all that are sent, oldest first, our own last
-        self._left_alone: set[str] = set()
+        self._left_alone: dict[str, float] = {}  # by this clock: until when
         self._next_seq = 0
         self._turn: list[bytes] = []
         self._turn_began = 0.0
@@ -290,7 +292,7 @@ class Spool:
         """The disk does not give it back. Our own goes on being written, and is tried again."""
         LOG.exception("spool_unreadable", extra={"epoch": epoch.name})
         if epoch is not self._own:
-            self._left_alone.add(epoch.name)
+            self._left_alone[epoch.name] = self._clock() + _TRY_AGAIN_SECONDS
             self._epochs.pop(epoch.name).let_go()
 
     def _look_around(self) -> None:
@@ -306,7 +308,8 @@ class Spool:
             if len(self._epochs) >= _MOST_ADOPTED:
                 self._saw_more = True
                 return
-            known = folder.name == self.epoch or folder.name in self._epochs or folder.name in self._left_alone
+            is_left_alone = self._left_alone.get(folder.name, 0.0) > self._clock()
+            known = folder.name == self.epoch or folder.name in self._epochs or is_left_alone
             if not known and EPOCH_NAME.fullmatch(folder.name):
                 self._adopt(folder)
 
@@ -316,10 +319,11 @@ class Spool:
         except (Held, FileNotFoundError):
             return  # its process lives, or whoever adopted it has just finished it
         except OtherVersion:
-            self._left_alone.add(folder.name)
+            self._left_alone[folder.name] = math.inf
             LOG.error("spool_of_another_version", extra={"folder": str(folder)})
-        except (OSError, ValueError):
-            self._left_alone.add(folder.name)
+        except (OSError, ValueError) as error:
+            passes = isinstance(error, OSError)  # too many open files, say
+            self._left_alone[folder.name] = self._clock() + _TRY_AGAIN_SECONDS if passes else math.inf
             LOG.exception("spool_unreadable", extra={"epoch": folder.name})
         else:
             self._epochs[epoch.name] = epoch

@@ -48,9 +48,9 @@ local function check_texts(list)
 end
 
 local function check_advance(advance)
-    if not is_text(advance[1]) or not is_text(advance[2]) or not is_whole(advance[3] + 1, LARGEST)
+    if not is_text(advance[1]) or not is_text(advance[2]) or not is_whole(advance[3] + 1, LARGEST + 1)
         or not is_whole(advance[4], 2) or not is_whole(advance[5] + 1, LARGEST)
-        or not is_whole(advance[6] + 1, LARGEST) then
+        or not is_whole(advance[6] + 1, LARGEST + 1) then
         fail()
     end
 end
