@@ -275,6 +275,21 @@ async def test_who_says_that_nothing_more_comes_gets_the_answers_to_what_it_aske
     await client.is_closed()
 
 
+async def test_a_defect_costs_its_own_turn_and_no_other(
+    client: Client, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ValueError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FastRedirects, "_accesses_of", fails)
+        await client.send(CAT)
+        await client.is_closed()
+    async with connected(door) as other:
+        await other.send(CAT)
+        assert (await other.answer())[0] == 307
+
+
 async def test_a_known_link_is_redirected_while_the_application_hangs(door: Door, app: App) -> None:
     app.may_answer.clear()
     async with connected(door) as one, connected(door) as other:

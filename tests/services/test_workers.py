@@ -2,9 +2,11 @@
 
 import asyncio
 import collections
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from tests.backends.redis import Redis
 from tests.backends.waiting import wait_until
 from tests.journeys.systems import Process, System, migrate, settings_of
 from tests.journeys.test_the_road import made, until_counted
-from urlshortener.services import merged
+from urlshortener.services import merged, supervisor
 from urlshortener.services.merged import HandedMetric, MergedNumbers
 from urlshortener.telemetry import REGISTRY
 
@@ -48,6 +50,24 @@ def _shown(numbers: MergedNumbers) -> dict[tuple[str, str], float]:
         for sample in family.samples
         if not sample.name.endswith("_created")
     }
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    async def refuses(*_: Any, **__: Any) -> None:
+        tried.append(True)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuses)
+    monkeypatch.setattr(supervisor, "_NOT_STARTED_SECONDS", 0.001)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        keeping = asyncio.create_task(supervisor.Supervisor("shortener", 1, door, {})._keep(0))
+        async with asyncio.timeout(5):
+            while len(tried) < 3:
+                await asyncio.sleep(0.001)
+        assert not keeping.done()
+        keeping.cancel()
 
 
 def test_counters_and_histograms_add_up_and_gauges_are_what_they_mean(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,8 @@ class Directory:
        at most `stale_max`, and the lookup goes on. After a failure the database is in doubt for a while: then
        nobody waits, and one visitor's code in each second is asked for behind their back.
     4. It is not held and there was no answer within a second: StoreUnavailable.
+
+    Who `forgets_keys` also sees to it, once an hour, that old idempotency keys go; who only reads need not write.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Directory:
         cache_max_bytes: int,
         warm_links: int,
         stale_max: timedelta,
+        forgets_keys: bool = True,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
@@ -88,6 +91,7 @@ class Directory:
         self._clock = clock
         self._now = now
         self._warm_links = warm_links
+        self._forgets_keys = forgets_keys
         self._stale_max_seconds = stale_max.total_seconds()
         self._cache = Cache(cache_max_bytes, clock)
         self._writes = Writes(store, self._cache)
@@ -117,9 +121,9 @@ class Directory:
         telemetry.CACHE_LINKS.set_function(lambda: len(self._cache))
         telemetry.LISTENER_CONNECTED.set_function(lambda: self.is_listening)
         warmed = asyncio.create_task(self._warm())
-        for work in (self._listen(), self._report(), self._sweep()):
-            self._tasks.append(asyncio.create_task(work))
-        self._tasks.append(warmed)
+        self._tasks += [asyncio.create_task(self._listen()), asyncio.create_task(self._report()), warmed]
+        if self._forgets_keys:
+            self._tasks.append(asyncio.create_task(self._sweep()))
         await asyncio.wait((warmed,), timeout=START_SECONDS)
 
     async def stop(self) -> None:

@@ -74,6 +74,7 @@ class Counting:
         self._clock = clock
         self._unsettled: list[_Batch] = []
         self._pause_seconds = _FIRST_PAUSE_SECONDS
+        self.has_store = False  # as far as is known
 
     async def run(self) -> None:
         while True:
@@ -88,7 +89,7 @@ class Counting:
                     # cancelled for good.
                     await asyncio.Event().wait()
             except* StoreUnavailable:
-                STATS_AVAILABLE.set(0)
+                self._store_is_there(False)
                 LOG.warning("counting_paused", extra={"pause_seconds": self._pause_seconds})
             _leave_if_cancelled()
             await asyncio.sleep(self._pause_seconds)
@@ -162,12 +163,16 @@ class Counting:
             try:
                 await self._stats.ping()
             except StoreUnavailable:
-                STATS_AVAILABLE.set(0)
+                self._store_is_there(False)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PING_PAUSE_SECONDS)
             else:
-                STATS_AVAILABLE.set(1)
+                self._store_is_there(True)
                 return
+
+    def _store_is_there(self, has_store: bool) -> None:
+        self.has_store = has_store
+        STATS_AVAILABLE.set(has_store)
 
     async def tidy(self) -> None:
         """Close finished days and forget what is past its retention, every few minutes, until cancelled."""

@@ -145,7 +145,11 @@ class FastRedirects:
 
     def _end_turn(self) -> None:
         """Have the accesses of this turn in the spool, and their replies wait for it."""
-        self.take()
+        try:
+            self.take()
+        except Exception:
+            self._give_up()
+            raise
         turn, asked, accesses = self._turn, self._asked, self._accesses
         assert turn is not None, "it was begun"
         self._turn, self._asked, self._accesses = None, [], []
@@ -159,6 +163,13 @@ class FastRedirects:
             self._release(asked, traced, turn, written.exception())
         else:
             written.add_done_callback(lambda written: self._release(asked, traced, turn, written.exception()))
+
+    def _give_up(self) -> None:
+        """A defect: nobody of this turn can be answered, nor must anybody wait. The next one begins anew."""
+        for connection in {*(connection for connection, _ in self.arrived), *(asked[0] for asked in self._asked)}:
+            connection.transport.abort()
+        self.arrived.clear()
+        self._turn, self._asked, self._accesses = None, [], []
 
     def _understood(self, arrived: "Sequence[tuple[FastProtocol, bytes]]", now: int) -> list[_Asked]:
         """The plain requests for links that are live now, as far as that is known here. All else is handed over."""

@@ -24,7 +24,7 @@ _PROBLEMS = {
     404: ("There is no such thing.", "NOT_FOUND", "No link has this code."),
     409: ("The code is taken.", "CODE_TAKEN", "The code cat is taken."),
     410: ("The link is over: expired, disabled or deleted.", "GONE", "This link is over."),
-    413: ("The body is larger than 16 KiB.", "BODY_TOO_LARGE", "The body is larger than 16 KiB."),
+    413: ("The body is larger than 16 KiB (a list: 4 MiB).", "BODY_TOO_LARGE", "The body is larger than 16 KiB."),
     415: ("The body is not application/json.", "UNSUPPORTED_MEDIA_TYPE", "The body has to be application/json."),
     422: ("A field or parameter is not acceptable.", "INVALID_PARAMETER", "limit: at most 100 is wanted."),
     500: ("A defect of the service; it was logged.", "INTERNAL", "Something went wrong here. It was logged."),

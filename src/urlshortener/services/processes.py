@@ -176,6 +176,7 @@ class _Process:
                 cache_max_bytes=_ANALYTICS_CACHE_BYTES,
                 warm_links=0,
                 stale_max=settings.stale_max,
+                forgets_keys=False,
             )
         self._stats = backends.open_stats(settings)
         self._source = source = backends.open_source(settings, self._spool)
@@ -237,6 +238,7 @@ class _Process:
             tasks.append(asyncio.create_task(self._publisher.run(), name="publisher"))
         if self._source is not None and self._stats is not None:
             counting = Counting(self._source, self._stats, _now)
+            self.readiness.words["stats"] = lambda: _word(counting.has_store)
             tasks.append(asyncio.create_task(counting.run(), name="counting"))
             tasks.append(asyncio.create_task(counting.tidy(), name="tidy"))
             tasks.append(asyncio.create_task(counting.reconcile(), name="reconcile"))

@@ -27,6 +27,7 @@ from urlshortener.telemetry import LOG, READY, WORKERS, WORKERS_REPLACED
 _LONG_LIFE_SECONDS = 10.0  # who lived less died of its start, and would again
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+_NOT_STARTED_SECONDS = 1.0
 _WRONG_SETTING = 78  # as urlshortener/cli.py exits
 
 _reports = msgspec.json.Decoder(Report)
@@ -97,7 +98,12 @@ class Supervisor(Readiness):
         pause_seconds = 0.0
         while not self._stopping.is_set():
             born = asyncio.get_running_loop().time()
-            code = await self._live(number)
+            try:
+                code = await self._live(number)
+            except OSError as error:  # too many processes or files, too little memory: the others go on
+                LOG.error("worker_not_started", extra={"worker": number, "reason": str(error)})
+                await asyncio.sleep(_NOT_STARTED_SECONDS)
+                continue
             lived = asyncio.get_running_loop().time() - born
             if self._stopping.is_set():
                 self.exit_code = self.exit_code or (1 if code else 0)
@@ -112,17 +118,24 @@ class Supervisor(Readiness):
             else:
                 pause_seconds = 0.0
 
-    async def _live(self, number: int) -> int:
-        """From its start to its end; returns its exit code."""
-        ours, theirs = socket.socketpair()
-        inherited = Inherited(self._door.fileno(), theirs.fileno())
-        process = await asyncio.create_subprocess_exec(
+    async def _started(self, inherited: Inherited) -> Process:
+        return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "urlshortener", self._command, "--worker", str(inherited)),
             pass_fds=(inherited.door, inherited.line),
             env={**os.environ, **self._environment},
             start_new_session=True,  # a terminal's Ctrl-C comes to us, and from us to them
         )
-        theirs.close()
+
+    async def _live(self, number: int) -> int:
+        """From its start to its end; returns its exit code."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await self._started(Inherited(self._door.fileno(), theirs.fileno()))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._living[number] = process
         listening = asyncio.create_task(self._listen(number, ours))
         try:
