@@ -23,6 +23,7 @@ from tests.housekeeping.k8s_ingress import CONTROLLERS, EDGES, as_nginx_configur
 from tests.housekeeping.k8s_tables import CHECKOUT
 from tests.journeys.systems import System, all_in_one
 from urlshortener.services.caller import Proxies
+from urlshortener.services.creates import MOST_BULK_BYTES
 from urlshortener.settings import Settings
 
 PRODUCTION = "url-shortener.example.com"
@@ -176,7 +177,7 @@ class StandIn:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = handle_any  # noqa: N815 (http.server looks for these names)
+            do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815 (http.server looks for these names)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -214,7 +215,7 @@ class Replicas:
         """They take turns, so one of two requests begins at the first."""
         for _ in range(2):
             self.seen.clear()
-            answer = ask(self.nginx, method, "/cat", "{}" if method == "POST" else "")
+            answer = ask(self.nginx, method, "/cat", "{}" if method in ("POST", "PATCH") else "")
             if self.seen[0][0] == self.pods[0].name:
                 return answer
         raise AssertionError(f"only {self.seen} were asked")
@@ -278,10 +279,13 @@ def test_a_status_is_an_answer_and_asked_of_nobody_else(replicas: Replicas, stat
     assert len(replicas.seen) == 1
 
 
-def test_what_may_have_been_done_is_not_done_again(replicas: Replicas) -> None:
+@pytest.mark.parametrize(("method", "status", "times"), [("POST", 502, 1), ("PATCH", 502, 1), ("DELETE", 200, 2)])
+def test_what_must_not_be_done_twice_is_not_done_again(
+    replicas: Replicas, method: str, status: int, times: int
+) -> None:
     replicas.say(None, 200, 200)
-    assert replicas.until_the_first_is_asked("POST").status == 502
-    assert len(replicas.seen) == 1
+    assert replicas.until_the_first_is_asked(method).status == status
+    assert len(replicas.seen) == times
 
 
 def test_what_a_visitor_says_of_himself_is_not_believed(replicas: Replicas) -> None:
@@ -335,8 +339,8 @@ def _as_it_came(replicas: Replicas, peer: str) -> dict[str, Any]:
 
 def test_a_body_that_the_service_would_refuse_reaches_it_so_that_it_can_say_why(replicas: Replicas) -> None:
     replicas.say(200, 200, 200)
-    assert ask(replicas.nginx, "POST", "/api/v1/urls", "x" * 40_000).status == 200
-    assert ask(replicas.nginx, "POST", "/api/v1/urls", "x" * 70_000).status == 413
+    assert ask(replicas.nginx, "POST", "/api/v1/urls/bulk", "x" * (MOST_BULK_BYTES + 1)).status == 200
+    assert ask(replicas.nginx, "POST", "/api/v1/urls/bulk", "x" * 6_000_000).status == 413
 
 
 def test_the_edge_of_compose_keeps_the_times_and_retries_of_the_ingress(production: Cluster) -> None:
