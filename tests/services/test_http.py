@@ -48,7 +48,7 @@ def all_errors() -> list[type[errors.UrlShortenerError]]:
 
 @pytest.mark.parametrize("kind", all_errors())
 def test_every_error_of_the_tree_is_a_problem(kind: type[errors.UrlShortenerError]) -> None:
-    problem = problem_of(kind() if kind is errors.KeyReused else kind("words"))
+    problem = problem_of(kind() if kind in (errors.KeyReused, errors.NotToCome) else kind("words"))
     expected = {"CodeTaken": 409, "NotFound": 404, "Gone": 410, "WrongSetting": 500, "UrlShortenerError": 500}
     default = 503 if issubclass(kind, errors.Unavailable) else 422
     assert problem.status == expected.get(kind.__name__, default)

@@ -29,6 +29,7 @@ EVENTS: Mapping[str, str] = {
     "stop_failed": "Something failed while stopping.",
     "task_ended": "A part of the service ended by itself: a defect.",
     "worker_ended": "A worker process ended by itself, and is replaced.",
+    "worker_not_started": "A worker process could not be started, and is tried again.",
     "waiting": "A back end has not answered since the start.",
     # doors
     "request": "A request, where the access log is on.",
