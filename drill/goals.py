@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from urlshortener.links.directory import COLD_SECONDS
+
 _ONE_OF_MANY = ("PostgreSQL", "RabbitMQ", "Redis", "Sentinel", "etcd", "analytics")
 _LEADERS = ("PostgreSQL primary", "RabbitMQ leader", "Redis master", "analytics")
 # A hung process takes connections and answers none; whoever was sent to it waits for the proxy's limits.
@@ -19,7 +21,7 @@ _SMALL = (
 _WHY = {
     ("p99", ""): _SMALL,
     ("creates", "PostgreSQL primary, killed"): _SMALL,
-    ("cold codes", ""): f"A visitor waits 0.8 s; the rest is the way there and back. {_SMALL}",
+    ("cold codes", ""): f"A visitor waits {COLD_SECONDS:g} s; the rest is the way there and back. {_SMALL}",
     ("counts", "RabbitMQ"): (
         "Counts go on after at most half a second, with few exceptions. The longer pause comes when the killed node "
         "joins again, some 3 to 6 s later: then RabbitMQ 3.10 confirms nothing for 0.5 to 2.5 s, while no connection "

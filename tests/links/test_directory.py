@@ -776,6 +776,15 @@ async def test_all_old_keys_are_forgotten_a_thousand_at_a_time_and_then_now_and_
     assert set(store.swept_before) == {NOON - timedelta(hours=1)}
 
 
+async def test_who_only_reads_forgets_no_keys(store: ScriptedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_module, "FIRST_SWEEP_SECONDS", 0)
+    directory = Directory(store, cache_max_bytes=1 << 20, warm_links=0, stale_max=STALE_MAX, forgets_keys=False)
+    await directory.start()
+    await asyncio.sleep(0.02)
+    await directory.stop()
+    assert store.called("forget_old_keys") == []
+
+
 async def test_a_sweep_that_fails_is_logged_and_the_next_one_comes(
     store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -307,17 +307,20 @@ async def test_a_store_that_is_away_costs_one_redelivery_and_then_all_is_counted
 ) -> None:
     monkeypatch.setattr(counting, "_LONGEST_PING_PAUSE_SECONDS", 0.001)
     stats.grace_seconds = 0
-    async with running(source, stats, clock):
+    async with running(source, stats, clock) as counts:
         await until(lambda: source.is_open)
+        assert counts.has_store
         stats.is_away = True
         told = source.put(*accesses(1))
         await until(lambda: source.times_given_back == 1)
         pings = stats.pings
         await until(lambda: stats.pings >= pings + 10)  # a long outage
+        await until(lambda: not counts.has_store)
         assert (source.times_given_back, source.is_open, len(stats.calls)) == (1, False, 1)
         stats.is_away = False
         await until(lambda: told.is_acknowledged)
         assert stats.calls == [1, 1]
+        assert counts.has_store
 
 
 async def test_a_second_outage_is_as_the_first(

@@ -259,7 +259,7 @@ class _Session:
         self._acknowledged = Prefix()  # passes over what is poison
         self._told = 0
         self._kept_back: set[int] = set()  # poison that is no safe dead letter yet
-        self._set_aside: deque[int] = deque()  # poison that is one now
+        self._kept_elsewhere: deque[int] = deque()  # poison that is one now, and still to be acknowledged
         self._to_tell = asyncio.Event()
         self._over: asyncio.Future[Never] = asyncio.get_running_loop().create_future()
 
@@ -305,7 +305,7 @@ class _Session:
 
     def was_set_aside(self, poison: _Poison) -> None:
         self._patience.succeeded()
-        self._set_aside.append(poison.tag)
+        self._kept_elsewhere.append(poison.tag)
         self._to_tell.set()
 
     def give_back(self) -> None:
@@ -328,8 +328,8 @@ class _Session:
                 await self._tell()
 
     async def _tell(self) -> None:
-        while self._set_aside:
-            tag = self._set_aside.popleft()
+        while self._kept_elsewhere:
+            tag = self._kept_elsewhere.popleft()
             if tag <= self._told:  # it was passed over
                 await self.channel.basic_ack(tag)
             self._kept_back.remove(tag)
