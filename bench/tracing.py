@@ -1,15 +1,18 @@
 """What does it cost a redirect that one in a hundred is traced, or each; and what, when the collector fails?
 
-Shorteners that differ in nothing else take turns on one core: one that nobody traces, and one for each share and each
-collector: healthy, dead (nobody listens), hanging (takes connections, answers nothing). The broker is away, as in
-redirects.py. A span costs its process work, and a lost one no less; so the process' own work for a redirect is told
-too. Afterwards every spool is read, and where all are traced, two spans for each redirect were sent or counted as lost.
+Shorteners that differ in nothing else take turns on one core: some that nobody traces, and some for each share and each
+collector: healthy, dead (nobody listens), hanging (takes connections, answers nothing). Processes that do the same
+differ by a few percent, each as long as it lives; so there are as many of those that trace one in a hundred as of those
+that nobody traces, and how far the latter differ among themselves is told. The broker is away, as in redirects.py. A
+span costs its process work, and a lost one no less; so the process' own work for a redirect is told too. Afterwards
+every spool is read, and where all are traced, two spans for each redirect were sent or counted as lost.
 """
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.harness import collector, cores, links, shortener, traffic
@@ -27,6 +30,7 @@ WHY_MISSED = (
 
 _CONNECTIONS = 64
 _SHARES = {"1 %": "0.01", "100 %": "1"}
+_EACH = 2  # processes, of those that trace one in a hundred, for each collector
 _SPANS_OF_A_REDIRECT = 2  # the broker is away: none is published
 _MOST_WAITING = 8192 + 2048  # for a collector that does not answer
 _GATHER_SECONDS = 1.2  # spans are sent every second
@@ -51,28 +55,44 @@ def ask(run: Run) -> None:
     with ExitStack() as stack:
         healthy = run.start(collector.Collector(), cores.LOAD, what="a collector that takes everything").endpoint
         collectors = {"healthy": healthy, "dead": collector.dead(), "hanging": stack.enter_context(collector.hanging())}
-        untraced, *traced = _candidates(run, fresh, collectors)
-        _take_turns(run, [untraced, *traced])
-        for one in traced:
-            goal = _GOAL if one.share == "1 %" else None
-            run.figure(f"redirects, {one.name}", "1/s", one.rates, beside=untraced.rates, beside_name="none", goal=goal)
-        for one in traced:
-            name = f"the process' own work for a redirect, {one.name}"
-            run.figure(name, "µs", one.own_work, beside=untraced.own_work, beside_name="none")
-        for one in (untraced, *traced):
+        candidates = list(_candidates(run, fresh, collectors))
+        _take_turns(run, candidates)
+        _tell(run, candidates)
+        for one in candidates:
             _check(run, one)
             shortener.check_spool(run, one.service, one.loads)
 
 
-def _candidates(run: Run, fresh: Fresh, collectors: dict[str, str]) -> list[Candidate]:
-    made = [Candidate("no tracing", "none", shortener.warmed(run, fresh, traffic.CODES))]
+def _candidates(run: Run, fresh: Fresh, collectors: dict[str, str]) -> Iterator[Candidate]:
+    each = run.so_many(_EACH)
+    for _ in range(each * len(collectors)):
+        yield Candidate("no tracing", "none", shortener.warmed(run, fresh, traffic.CODES))
     for share, ratio in _SHARES.items():
         for health, endpoint in collectors.items():
             more = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_TRACES_SAMPLER_ARG": ratio}
-            own = replace(fresh, settings={**fresh.settings, **more})
-            name = f"{share} traced, collector {health}"
-            made.append(Candidate(name, share, shortener.warmed(run, own, traffic.CODES)))
-    return made
+            for _ in range(each if share == "1 %" else 1):
+                service = shortener.warmed(run, fresh, traffic.CODES, more=more)
+                yield Candidate(f"{share} traced, collector {health}", share, service)
+
+
+def _tell(run: Run, candidates: Sequence[Candidate]) -> None:
+    untraced = [one for one in candidates if one.share == "none"]
+    slowest, *_, fastest = sorted(untraced, key=lambda one: statistics.median(one.rates))
+    name = f"redirects, no tracing, the slowest of {len(untraced)} processes"
+    run.figure(name, "1/s", slowest.rates, beside=fastest.rates, beside_name="the fastest")
+    groups = {"1 % traced": [one for one in candidates if one.share == "1 %"]}
+    for one in candidates:
+        if one.share != "none":
+            groups.setdefault(one.name, []).append(one)
+    for name, group in groups.items():
+        beside = [rate for one in untraced for rate in one.rates]
+        rates = [rate for one in group for rate in one.rates]
+        goal = _GOAL if name == "1 % traced" else None
+        run.figure(f"redirects, {name}", "1/s", rates, beside=beside, beside_name="none", goal=goal)
+    for name, group in groups.items():
+        beside = [work for one in untraced for work in one.own_work]
+        work = [work for one in group for work in one.own_work]
+        run.figure(f"the process' own work for a redirect, {name}", "µs", work, beside=beside, beside_name="none")
 
 
 def _take_turns(run: Run, candidates: Sequence[Candidate]) -> None:
@@ -92,7 +112,8 @@ def _measure(run: Run, one: Candidate, requests: Path) -> None:
     one.own_work.append(1e6 * (processor_seconds(one.service.pid) - used) / load.completed)
     one.loads.append(load)
     one.rates.append(load.a_second)
-    _wait_until_told(one)
+    if one.share != "none":
+        _wait_until_told(one)
 
 
 def _spans(one: Candidate) -> tuple[int, int]:

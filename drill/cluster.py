@@ -54,6 +54,7 @@ class Cluster:
         self.proxies = [Nginx(address) for address in PROXIES]
         self.published: dict[str, set[int]] = {}  # epoch -> numbers, of all that a witness ever heard of
         self._is_synchronous = True
+        self._outdated: Sequence[Service] = []
         self._supervised: list[Member] = []
         self._closing = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -156,14 +157,21 @@ class Cluster:
     def change_services(
         self, services: Sequence[Service], program: Sequence[str] = PROGRAM, differs: Mapping[str, str] | None = None
     ) -> None:
-        """Have these run as another program, or with other settings, from now on; at once."""
-        for service in services:
+        """Have these run as another program, or with other settings, from now on; at once. With them, those that are
+        outdated start anew, as they usually are."""
+        changed = list(dict.fromkeys([*services, *self._outdated]))
+        for service in changed:
             service.is_held_down = True
             service.kill()
-            service.program, service.differs = program, differs or {}
+            service.program, service.differs = (program, differs or {}) if service in services else (PROGRAM, {})
             service.launch()
             service.is_held_down = False
-        self._wait(*services)
+        self._outdated = []
+        self._wait(*changed)
+
+    def outdate(self, services: Sequence[Service]) -> None:
+        """Have these start anew with the next change, whomever it is for."""
+        self._outdated = [*self._outdated, *services]
 
     def keep_logs(self, folder: Path) -> None:
         """The ends of what all members wrote: the rest goes with the cluster."""

@@ -59,7 +59,8 @@ class Control:
 
     @contextlib.contextmanager
     def taken_away(self, cluster: Cluster) -> Iterator[None]:
-        """Afterwards everything is as it was; only what was lost stays lost, and is of no later leg's epochs."""
+        """Afterwards everything is as it was, services with their next change; only what was lost stays lost, and is of
+        no later leg's epochs."""
         shorteners = cluster.shorteners if self.shorteners else []
         analytics = cluster.analytics if self.analytics else []
         services: Sequence[Service] = [*shorteners, *analytics]
@@ -69,7 +70,7 @@ class Control:
             with self.stores(cluster):
                 yield
         finally:
-            cluster.change_services([*cluster.shorteners, *analytics])
+            cluster.outdate([*cluster.shorteners, *analytics])
 
 
 _NO_REQUEST_IDS: Mapping[str, str] = {"REQUEST_ID_WINDOW": "0s"}
