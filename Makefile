@@ -36,7 +36,7 @@ drill: ## Kill everything under load, for hours, and see that nothing is lost. G
 	@scripts/setup dev servers
 	@$(BIN)/python -m drill full $(ARGS)
 
-drill-short: ## Every fault of the drill once, and everything that it has to notice, in less than half an hour.
+drill-short: ## Every fault of the drill once, and everything that it has to notice, within 20 minutes.
 	@scripts/setup dev servers
 	@$(BIN)/python -m drill short --anew $(ARGS)
 

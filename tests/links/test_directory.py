@@ -1,7 +1,6 @@
 """The sentences about remembered links, against a store that does as it is told."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -825,11 +824,11 @@ async def test_a_list_of_drafts_is_settled_though_nobody_waits_any_more(
 @pytest.mark.usefixtures("hasty")
 async def test_a_list_of_drafts_that_was_never_sent_is_withdrawn(directory: Directory, store: ScriptedStore) -> None:
     let_go = store.hold("add_many")
-    hanging = asyncio.create_task(directory.create_many([a_draft("cat")]))
-    await until(lambda: store.busy == 1)
+    drafts = [a_draft(f"c{number}") for number in range(writes.MOST_LISTS_UNDER_WAY)]
+    hanging = [asyncio.create_task(directory.create_many([draft])) for draft in drafts]
+    await until(lambda: store.busy == len(hanging))
     with pytest.raises(StoreUnavailable):
         await directory.create_many([a_draft("late")])
     let_go.set()
-    with contextlib.suppress(OutcomeUnknown):
-        await hanging
+    await asyncio.gather(*hanging, return_exceptions=True)
     assert "late" not in store.primary

@@ -25,9 +25,9 @@ LONGEST_PAUSE_SECONDS = 1.0
 STOP_SECONDS = 5.0
 
 LARGEST_BATCH = 500
-MOST_UNDER_WAY = 3  # each may hang in its commit with a connection
+MOST_UNDER_WAY = 2  # each may hang in its commit with a connection
 MOST_WAITING = 20_000
-MOST_LISTS_UNDER_WAY = 1
+MOST_LISTS_UNDER_WAY = 2  # one is read and answered while the database keeps the other
 MOST_LISTS_WAITING = 64
 
 
@@ -189,7 +189,8 @@ async def _until_known(attempt: Callable[[], Awaitable[Result]]) -> Result:
         except (StoreUnavailable, OutcomeUnknown) as error:
             last = error
             may_be_done = may_be_done or isinstance(error, OutcomeUnknown)
-        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if may_be_done else 0)
+        # The last attempt leaves a pause' time to answer: a caller whose write is under way hears of no outcome.
+        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if may_be_done else -LONGEST_PAUSE_SECONDS)
         this_pause = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, keeps no secret
         if loop.time() + this_pause > began_at + patience_seconds:
             raise last
