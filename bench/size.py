@@ -4,6 +4,7 @@ Takes some ten minutes and ten gigabytes, most of it for making the links; so it
 """
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +74,8 @@ def _compare(
 
 
 def _measured(run: Run, connect: Callable[[], LinkStore], count: int) -> Mapping[str, Sequence[float]]:
-    """What each call takes, once for each round."""
+    """What each call takes, once for each round; what was filled in is on its disk by then."""
+    os.sync()
 
     async def measure() -> Sequence[Mapping[str, float]]:
         store = connect()

@@ -22,10 +22,9 @@ from bench.harness.run import Fresh, Run
 from bench.harness.system import Service, processor_seconds
 
 TITLE = "Tracing, and collectors that fail"
-WHY_MISSED = (
-    "runs differ by more than what is asked for. In eight rounds by turns, being able to trace and tracing nobody took "
-    "3 % by itself, for reasons that are not found yet, and one in a hundred traced took 1 % more: all of a turn are "
-    "traced or none, so what tracing takes is fetched from memory once for all of them."
+WHAT_IT_TELLS = (
+    "processes that do the same differ as the first line says, each for as long as it lives. What one of them differs "
+    "from another by less than that says nothing; only all that trace one in a hundred beside all that trace none do."
 )
 
 _CONNECTIONS = 64
