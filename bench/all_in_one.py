@@ -26,13 +26,13 @@ def ask(run: Run) -> None:
     rates, nginxs, loads, before = [], [], [], 0
     for _ in run.rounds():
         loads.append(run.load(service.urls[0], run.requests()))
-        seconds = seconds_until_counted(service, loads[-1].completed + before, within_seconds=120)
+        seconds = seconds_until_counted(service, expected=loads[-1].completed + before, within_seconds=120)
         rates.append(loads[-1].completed / (loads[-1].seconds + seconds))
         before = service.redirected
         nginxs.append(run.load(nginx.url, run.requests()).a_second)
     run.figure("redirects, all counted", "1/s", rates, goal=Goal(15_000, 30_000))
     run.figure("nginx in the same run", "1/s", nginxs)
     run.check_answered("urlshortener run", loads, before)
-    seconds_until_counted(service, before, within_seconds=60)
+    seconds_until_counted(service, expected=before, within_seconds=60)
     found = total(service.urls[1])
     run.check(f"{before:,} redirects, {found:,} counted", holds=before == found)

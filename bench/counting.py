@@ -1,11 +1,14 @@
-"""How many events a second does one analytics process count exactly, with one Redis?
+"""How many events a second does one analytics process count exactly, with one Redis; and do two slow each other down?
 
-The queue is filled before the process starts: 10,000 codes, 10,000 visitors a day, an id for every request. The time
-runs from the first that is counted to the last. Afterwards the counts of all codes are added up.
+The queue is filled before a process starts: 10,000 codes, 10,000 visitors a day, an id for every request. The time
+runs from the first that is counted, by two processes from when both are there, to the last. Two share the core that one
+has for itself, so they ought to count as much together. Afterwards the counts of all codes are added up.
 """
 
 import tempfile
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.harness import cores
@@ -19,27 +22,50 @@ TITLE = "Events counted exactly, one analytics process, one Redis"
 _EVENTS = 200_000
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How it went; work is in µs for an event, of all processes together."""
+
+    a_second: float
+    own_work: float
+    work_of_redis: float
+
+
 def ask(run: Run) -> None:
-    events = run.so_many(_EVENTS)
-    rates, own_work, work_of_redis = [], [], []
-    redis_pid = int(run.redis().ask("INFO", "server")["process_id"])
-    for _ in run.rounds():
-        fresh = run.settings()
-        run.say(f"publishes {events:,} events")
-        with tempfile.TemporaryDirectory() as folder:
-            publish(Path(folder), broker_of(run.rabbitmq(), fresh.vhost), events)
-        with Service("analytics", fresh.settings) as analytics:
-            start(analytics)
-            run.ran("analytics-service", cores.SERVICE)
-            before, began = counted_by_now(analytics), time.monotonic()
-            used, used_by_redis = processor_seconds(analytics.pid), processor_seconds(redis_pid)
-            seconds_until_counted(analytics, events, within_seconds=120)
-            rates.append((events - before) / (time.monotonic() - began))
-            per_event = 1e6 / max(1, events - before)
-            own_work.append(per_event * (processor_seconds(analytics.pid) - used))
-            work_of_redis.append(per_event * (processor_seconds(redis_pid) - used_by_redis))
-            found = total(analytics.urls[0])
-            run.check(f"{events:,} events, {found:,} counted", holds=found == events)
-    run.figure("events counted", "1/s", rates, goal=Goal(50_000, 100_000))
-    run.figure("the process' own work for an event", "µs", own_work)
-    run.figure("Redis' work for an event", "µs", work_of_redis, goal=Goal(20, 10, less_is_better=True))
+    rounds = [(_count(run, processes=1), _count(run, processes=2)) for _ in run.rounds()]
+    alone, both = zip(*rounds, strict=True)
+    run.figure("events counted", "1/s", [one.a_second for one in alone], goal=Goal(50_000, 100_000))
+    run.figure("the process' own work for an event", "µs", [one.own_work for one in alone])
+    less = Goal(20, 10, less_is_better=True)
+    run.figure("Redis' work for an event", "µs", [one.work_of_redis for one in alone], goal=less)
+    for name, unit, field in (
+        ("events counted, two processes that share the queue and the core", "1/s", "a_second"),
+        ("the two processes' own work for an event", "µs", "own_work"),
+        ("Redis' work for an event, two processes", "µs", "work_of_redis"),
+    ):
+        beside = [getattr(one, field) for one in alone]
+        run.figure(name, unit, [getattr(one, field) for one in both], beside=beside, beside_name="one process")
+
+
+def _count(run: Run, processes: int) -> Counted:
+    events = run.so_many(_EVENTS) * processes
+    fresh = run.settings()
+    run.say(f"publishes {events:,} events")
+    with tempfile.TemporaryDirectory() as folder:
+        publish(Path(folder), broker_of(run.rabbitmq(), fresh.vhost), events)
+    with ExitStack() as stack:
+        services = [stack.enter_context(Service("analytics", fresh.settings)) for _ in range(processes)]
+        for service in services:
+            start(service)
+        run.ran("analytics-service" if processes == 1 else f"{processes} of analytics-service", cores.SERVICE)
+        pids = [service.pid for service in services]
+        redis_pid = int(run.redis().ask("INFO", "server")["process_id"])
+        before, began = counted_by_now(*services), time.monotonic()
+        used, used_by_redis = sum(map(processor_seconds, pids)), processor_seconds(redis_pid)
+        seconds_until_counted(*services, expected=events, within_seconds=120)
+        seconds, per_event = time.monotonic() - began, 1e6 / max(1, events - before)
+        own_work = per_event * (sum(map(processor_seconds, pids)) - used)
+        work_of_redis = per_event * (processor_seconds(redis_pid) - used_by_redis)
+        found = total(services[0].urls[0])
+        run.check(f"{events:,} events, {found:,} counted", holds=found == events)
+    return Counted((events - before) / seconds, own_work, work_of_redis)

@@ -31,7 +31,7 @@ def ask(run: Run) -> None:
     for rate in reversed(rates):  # from the fastest that might do
         run.say(f"{rate:,} a second, {seconds:.0f} s")
         waits = _visit(run, service, rate, seconds)
-        late = seconds_until_counted(analytics, service.redirected, within_seconds=180)
+        late = seconds_until_counted(analytics, expected=service.redirected, within_seconds=180)
         if not waits.errors and waits.took_seconds < 1.01 * seconds + 0.2 and late <= _LATE_SECONDS:
             break
     else:
@@ -47,7 +47,7 @@ def _most(run: Run, service: Service, analytics: Service) -> float:
     """What is answered and counted in a closed loop, the time to count the rest included."""
     before = service.redirected
     load = run.load(service.urls[0], run.requests(), seconds=2 * run.effort.seconds)
-    late = seconds_until_counted(analytics, service.redirected, within_seconds=180)
+    late = seconds_until_counted(analytics, expected=service.redirected, within_seconds=180)
     return (service.redirected - before) / (load.seconds + late)
 
 
@@ -55,7 +55,7 @@ def _ages(run: Run, service: Service, analytics: Service) -> None:
     """How old events are when they are counted, while 5,000 a second come."""
     before = analytics.metrics()
     _visit(run, service, _SLOW_RATE, 5 * run.effort.seconds)
-    seconds_until_counted(analytics, service.redirected, within_seconds=60)
+    seconds_until_counted(analytics, expected=service.redirected, within_seconds=60)
     ages = histogram.seen(before, analytics.metrics(), "event_age_when_counted_seconds")
     age = 1000 * histogram.between(ages, 0.99)
     name = f"age of an event when it is counted: p99, at {_SLOW_RATE:,} redirects/s"

@@ -103,7 +103,7 @@ def watch(run: Run, rate: int, load_seconds: float, away_seconds: float) -> Watc
 def _wait_until_counted(service: Service, analytics: Service) -> None:
     """Lost where they never are: then it says how far they came, and what both services had to say."""
     try:
-        counts.seconds_until_counted(analytics, service.redirected, within_seconds=_PATIENCE_SECONDS)
+        counts.seconds_until_counted(analytics, expected=service.redirected, within_seconds=_PATIENCE_SECONDS)
     except Lost as lost:
         sent, got = service.metrics(), analytics.metrics()
         stages = {name: int(sent[f"events_{name}_total"]) for name in ("spooled", "confirmed")}

@@ -26,16 +26,16 @@ class _Page(msgspec.Struct):
     total: int
 
 
-def counted_by_now(service: Service) -> int:
-    """By its own metrics: an answer of the store that was lost on its way comes again as that of duplicates."""
-    metrics = service.metrics()
-    return int(metrics.get("events_counted_total", 0) + metrics.get("events_duplicate_total", 0))
+def counted_by_now(*services: Service) -> int:
+    """By their own metrics: an answer of the store that was lost on its way comes again as that of duplicates."""
+    told = [service.metrics() for service in services]
+    return int(sum(m.get("events_counted_total", 0) + m.get("events_duplicate_total", 0) for m in told))
 
 
-def seconds_until_counted(service: Service, expected: int, within_seconds: float) -> float:
+def seconds_until_counted(*services: Service, expected: int, within_seconds: float) -> float:
     """Wait until so many are counted; how long it took. Lost if they never are. `total` tells if each was once."""
     began = time.monotonic()
-    while (counted := counted_by_now(service)) < expected:
+    while (counted := counted_by_now(*services)) < expected:
         if time.monotonic() - began > within_seconds:
             raise Lost(f"{counted:,} of {expected:,} are counted after {within_seconds:.0f} s")
         time.sleep(0.05)
