@@ -11,8 +11,9 @@ _HEAD = """# Metrics
 Prometheus text at `/metrics` of the second door (`:9090` shortener, `:9091` analytics). This page is made from
 `src/urlshortener/telemetry/metrics.py` (`make docs`). Where the collector is set, the same
 numbers go to it (OTLP). In the OpenMetrics format the histogram of requests leads to traces (exemplars). Several worker
-processes are one service here: counters and histograms add up, gauges as `services/merged.py` says of each. No label ever
-holds a code, an address or a user agent.
+processes are one service here: counters and histograms add up, gauges as `services/merged.py` says of each; to the collector
+each worker sends its own, and `workers`, `workers_replaced_total` and `service_ready` mean something at the second door
+only. No label ever holds a code, an address or a user agent.
 
 | name | type | unit | labels | meaning |
 |---|---|---|---|---|

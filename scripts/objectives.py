@@ -23,7 +23,7 @@ WARNING = ((1, "3d", "6h"),)
 
 @dataclass(frozen=True)
 class Objective:
-    """Of all `total`, the share that is to be good; `bad` and `total` are rates over WINDOW."""
+    """Of all `total`, the share that is to be good; `bad` and `total` are what happened in WINDOW."""
 
     name: str
     alert: str
@@ -72,6 +72,14 @@ OBJECTIVES = (
         0.99,
         *_later_than("event_age_when_counted_seconds", "10.0"),
         "Visits are counted more than 10 s after they happened.",
+    ),
+    Objective(  # what is missing stays so until it heals, so its time is what a burn rate can be told of
+        "completeness",
+        "CountsMissing",
+        0.99,
+        "sum_over_time((sum by (namespace) (max by (namespace, shortener, hour) (events_missing)) > bool 0)[WINDOW:1m])",
+        "count_over_time((max by (namespace) (stats_available))[WINDOW:1m])",
+        "Visits that happened are not in the counts.",
     ),
 )
 

@@ -172,7 +172,7 @@ class Settings:
     shortener_ops_port: int = _setting("9090", "The shortener's second door, for probes and metrics; keep it private.", "9090", _count(0, 65535))
     analytics_ops_port: int = _setting("9091", "The analytics' second door, for probes and metrics; keep it private.", "9091", _count(0, 65535))
     public_url: str = _setting("", "Scheme and host that short links begin with; else those of the request.", "https://s.example", _web_address)
-    trusted_proxies: tuple[Network, ...] = _setting("", "Networks of proxies whose X-Forwarded-For, -Proto and -Host are believed.", "10.0.0.0/8", _networks)
+    trusted_proxies: tuple[Network, ...] = _setting("", "Networks of proxies whose X-Forwarded-For, -Proto, -Host and traceparent are believed.", "10.0.0.0/8", _networks)
     request_id_header: str = _setting("X-Edge-Request-Id", "The header in which a trusted proxy tells its own id of a request, overwriting what came: nginx' $request_id. A click that the proxy tries at two shorteners is counted once.", "X-Edge-Request-Id", _header_name)
     admin_token: str = _setting("", "What writes and lists must carry as Authorization: Bearer or X-Api-Key.", "a long random word", _token, secret=True)
     data_dir: Path = _setting("data", "The folder of everything that is kept on this machine.", "/var/lib/urlshortener", Path)

@@ -79,8 +79,16 @@ def test_no_span_is_missing_after_the_receiver_was_away_under_load(
     wait_until(lambda: len(_redirects(receiver)) >= clicks, "every span arrives", within_seconds=30)
     assert len(_redirects(receiver)) == clicks
     assert len({span.trace for span in receiver.named("count access event")}) == clicks
+    taken = collector.own_metrics()["otelcol_receiver_accepted_spans"]
+    assert taken >= 4 * clicks, "of each click a redirect, its spooling, its waiting, its counting"
+    wait_until(
+        lambda: len({span.id for span in receiver.spans}) >= taken, "every other span arrives", within_seconds=30
+    )
+    assert len({span.id for span in receiver.spans}) == taken
 
     scraped = collector.metrics()
+    lost = [line for line in scraped.splitlines() if line.startswith("spans_lost_total{")]
+    assert [float(line.rpartition(" ")[2]) for line in lost] == [0]
     assert "events_counted_total{" in scraped
     assert "http_request_duration_seconds_bucket{" in scraped
     assert collector.own_metrics()["otelcol_exporter_sent_spans"] >= clicks
@@ -148,6 +156,10 @@ def _send(collector: Collector, count: int) -> None:
             stub.Export(
                 ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=spans)])])
             )
+
+
+def _ids(receiver: OtlpReceiver) -> set[str]:
+    return {span.id for span in receiver.spans}
 
 
 def _redirects(receiver: OtlpReceiver) -> set[str]:

@@ -79,7 +79,7 @@ def publishing(events: bytes, exchange: str, routing_key: str) -> Iterator[dict[
     told(WAIT_IN_SPOOL, first.at_ns, now, parent=first.redirect)
     destination = f"{exchange}:{routing_key}"
     attributes: dict[str, Value] = {
-        **_messaging("publish", "send", destination, len(traced)),
+        **_messaging("publish", "send", destination),
         "messaging.rabbitmq.destination.routing_key": routing_key,
         "messaging.message.body.size": len(events),
     }
@@ -89,13 +89,12 @@ def publishing(events: bytes, exchange: str, routing_key: str) -> Iterator[dict[
         yield {"traceparent": traceparent_of(span.get_span_context()), "sent_at_us": now // 1000}
 
 
-def _messaging(operation: str, kind: str, destination: str, messages: int) -> dict[str, Value]:
+def _messaging(operation: str, kind: str, destination: str) -> dict[str, Value]:
     return {
         "messaging.system": "rabbitmq",
         "messaging.operation.name": operation,
         "messaging.operation.type": kind,
         "messaging.destination.name": destination,
-        "messaging.batch.message_count": messages,
     }
 
 
@@ -167,7 +166,7 @@ def counting(deliveries: Sequence[Arrived]) -> Iterator[None]:
 
 
 def _processing(arrival: Arrival) -> Span:
-    attributes = _messaging("process", "process", arrival.source, len(arrival.events))
+    attributes = _messaging("process", "process", arrival.source)
     if arrival.source == "spool":
         attributes["messaging.system"] = "urlshortener"
     return begun(
