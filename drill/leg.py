@@ -27,6 +27,7 @@ LEAD_SECONDS = 3.0  # of quiet load before the first fault: what it is compared 
 REST_SECONDS = 2.0  # of quiet load after each
 DRAIN_SECONDS = 120.0
 MOST_LAG_MS = 50.0
+LEAST_FAST_SHARE = 0.99  # of the redirects of links in memory
 _ONE_SHOTS, _BEAT, _COLD = 0.04, 20.0, 0.02  # the beat's rate is a resolution, the others are shares
 
 
@@ -165,7 +166,8 @@ def run_leg(  # noqa: PLR0917
     say(f"{name}: waiting until all has arrived")
     drained_seconds, left = _drain(cluster, plan, history)
     evidence = _evidence(cluster, plan, history, left, strangers_before, is_witnessed=is_witnessed)
-    violations = check(evidence)
+    fast_share = ways.fast_share
+    violations = [*check(evidence), *_slow(fast_share)]
     if not violations:
         Path(plan.history).unlink()
     result = Result(
@@ -177,7 +179,7 @@ def run_leg(  # noqa: PLR0917
         asked=totals(history),
         drained_seconds=drained_seconds,
         violations=violations,
-        fast_share=ways.fast_share,
+        fast_share=fast_share,
         falls=[asdict(fall) for fall in falls(history)],
     )
     quiet_since = plan.started_ns + int(1e9)
@@ -271,6 +273,12 @@ def _published(cluster: Cluster) -> dict[str, set[int]]:
     for epoch, numbers in heard.items():
         cluster.published.setdefault(epoch, set()).update(numbers)
     return {epoch: cluster.published[epoch] for epoch in heard}
+
+
+def _slow(fast_share: float | None) -> list[Violation]:
+    if fast_share is None or fast_share >= LEAST_FAST_SHARE:
+        return []
+    return [Violation("slow way", f"{fast_share:.2%} of the redirects of links in memory took the fast way")]
 
 
 def totals(history: History) -> dict[str, int]:

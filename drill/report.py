@@ -130,7 +130,7 @@ def _summary(report: Mapping[str, Any]) -> str:
     busy = sum(leg["busy"] for leg in legs) / max(1, len(legs))
     machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
     versions = ", ".join(f"{name} {value}" for name, value in report["versions"].items())
-    fast = [leg["fast_share"] for leg in legs if leg.get("fast_share")]
+    fast = [leg["fast_share"] for leg in legs if leg.get("fast_share") is not None]
     lost = {name: sum(leg["found"].get(name, 0) for leg in legs) for name in ("lost", "duplicated", "lost create")}
     return (
         f"{report['done']} of {report['steps']} steps of the {report['programme']} programme, seed {report['seed']}: "

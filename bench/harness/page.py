@@ -18,7 +18,7 @@ _HEAD = """# How fast it is
 Made by `make bench ARGS=--keep` from [bench/results.json](../bench/results.json); each section's command measures it
 anew. What is measured has core 0 for itself, the load and the back ends share core 1, unless a section says otherwise.
 A ratio is to Debian's nginx (one worker, `map` and `return`, access log on), asked the same in the same run on the same
-core. Every question checks afterwards that nothing was lost or doubled, else it has no figures.
+core. What is counted is checked afterwards: a question that finds anything lost or doubled has no figures.
 
 Goals in absolute numbers are for a machine whose nginx answers 84,000 redirects a second. So they are held against
 figures that are scaled by what it answered here in the same run, which stands above each table.

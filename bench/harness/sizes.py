@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from bench.harness import traffic
 from urlshortener.links import code as codes
-from urlshortener.links.link import Draft
+from urlshortener.links.link import Draft, Link
 from urlshortener.links.store import LinkStore, PageMark
 
 _PAGE = 100
@@ -30,7 +30,8 @@ async def milliseconds(store: LinkStore, links: int, times: int = 200) -> Mappin
 
     async def create() -> None:
         now = datetime.now(UTC)
-        await store.add_many([Draft(uuid4(), codes.draw(), traffic.target_of(1), now) for _ in range(_BATCH)])
+        drafts = [Draft(uuid4(), codes.draw(), traffic.target_of(1), now) for _ in range(_BATCH)]
+        assert all(isinstance(made, Link) for made in await store.add_many(drafts))
 
     async def newest() -> None:
         assert len(await store.page(_PAGE)) == _PAGE

@@ -128,13 +128,14 @@ def broker_of(rabbitmq: Rabbitmq, vhost: str) -> Broker:
 
 
 def events_in_queue(broker: Broker, expected: int, within_seconds: float = 60) -> int:
-    """How many events wait in the queue, each identity once. They are gone afterwards."""
+    """How many events wait in the queue; Lost if one is there twice. They are gone afterwards."""
     return asyncio.run(_drain_queue(broker, expected, within_seconds))
 
 
 async def _drain_queue(broker: Broker, expected: int, within_seconds: float) -> int:
     """Until as many are there as are expected, and half a second more, in which too many would come."""
     seen: set[tuple[str, int] | str] = set()
+    count = 0
     source = AmqpSource(broker, Topology())
     give_up_at = time.monotonic() + within_seconds
     async with source.deliveries() as deliveries:
@@ -145,8 +146,11 @@ async def _drain_queue(broker: Broker, expected: int, within_seconds: float) -> 
                     delivery = await anext(deliveries)
             except TimeoutError:
                 break
+            count += len(delivery.events)
             for event in delivery.events:
                 seen.add((event.id.epoch, event.id.seq) if isinstance(event.id, EventId) else event.id)
             delivery.acknowledge()
     await source.close()
-    return len(seen)
+    if count != len(seen):
+        raise Lost(f"{count} events in the queue, and some of them twice")
+    return count

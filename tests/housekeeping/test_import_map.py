@@ -133,3 +133,10 @@ def test_a_breach_is_seen(module: str, code: str) -> None:
 )
 def test_what_the_map_allows_is_no_breach(module: str, code: str) -> None:
     assert _breaches(module, code) == []
+
+
+@pytest.mark.parametrize("module", ["fast_redirect", "fast_replies", "fast_traces", "protocol", "redirect"])
+def test_nothing_that_answers_a_visitor_knows_of_counting(module: str) -> None:
+    """So no user agent is looked up while one waits: only `stats` does that."""
+    tree = ast.parse(_modules()[f"services.{module}"].read_text())
+    assert not [name for name in _imports(f"services.{module}", tree) if _inside(name, f"{_PACKAGE}.stats")]

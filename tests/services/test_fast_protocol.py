@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,6 +93,19 @@ async def test_a_reply_leaves_only_after_the_spool_has_the_access(client: Client
     status, headers, _ = await client.answer()
     assert (status, headers["location"]) == (307, "https://example.com/cat?a=b%20c#d")
     assert "date" in headers and "server" not in headers
+
+
+async def test_the_date_of_replies_moves_on(client: Client) -> None:
+    async def told() -> int:
+        await client.send(CAT)
+        _, headers, _ = await client.answer()
+        return int(parsedate_to_datetime(headers["date"]).timestamp())
+
+    first = at = await told()
+    async with asyncio.timeout(10):
+        while at == first:
+            at = await told()
+    assert first < at <= time.time()
 
 
 async def test_all_accesses_of_a_turn_are_written_at_once_and_their_replies_leave_together(
