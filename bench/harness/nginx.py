@@ -53,7 +53,13 @@ _PROXY = """
       proxy_set_header Connection "";
       proxy_set_header Host $host;
       proxy_set_header X-Request-ID $request_id;
+      proxy_set_header X-Edge-Request-Id $request_id;
+      proxy_set_header X-Real-IP $remote_addr;
       proxy_set_header X-Forwarded-For $http_x_forwarded_for;
+      proxy_set_header X-Forwarded-Host $http_host;
+      proxy_set_header X-Forwarded-Port $server_port;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Scheme $scheme;
     }}
   }}
 }}
