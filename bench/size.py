@@ -23,8 +23,8 @@ from urlshortener.links.store import LinkStore
 TITLE = "Ten million links in a database"
 
 WHY_MISSED = (
-    "a hundred thousand links fit in PostgreSQL's 256 MB of shared_buffers, ten million do not: so many pages as stand "
-    "above are copied from the system's page cache for 64 of them."
+    "a hundred thousand links (30 MB) fit in PostgreSQL's 256 MB of shared_buffers, ten million (3 GB) do not, and "
+    "are copied from the system's page cache."
 )
 
 _FEW, _MANY = 100_000, 10_000_000

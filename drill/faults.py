@@ -405,5 +405,7 @@ OTHERS = [
     CUT,
     DIES_BEFORE_ANSWER,
 ]
-LOST = Fault("node", "lost with its spool", _node_lost, strict=True)
+# Not witnessed: of what was sent when the node died and never confirmed, one queue may have got it and the other not.
+# Nobody was answered for it, and nobody is left who would send it again.
+LOST = Fault("node", "lost with its spool", _node_lost, strict=True, witnessed=False)
 ALL = [*KILLS, *HANGS, *OTHERS, *LONG, UNBOUND, LOST]
