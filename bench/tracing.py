@@ -84,14 +84,17 @@ def _tell(run: Run, candidates: Sequence[Candidate]) -> None:
         if one.share != "none":
             groups.setdefault(one.name, []).append(one)
     for name, group in groups.items():
-        beside = [rate for one in untraced for rate in one.rates]
-        rates = [rate for one in group for rate in one.rates]
         goal = _GOAL if name == "1 % traced" else None
-        run.figure(f"redirects, {name}", "1/s", rates, beside=beside, beside_name="none", goal=goal)
+        beside = _all(untraced, "rates")
+        run.figure(f"redirects, {name}", "1/s", _all(group, "rates"), beside=beside, beside_name="none", goal=goal)
     for name, group in groups.items():
-        beside = [work for one in untraced for work in one.own_work]
-        work = [work for one in group for work in one.own_work]
-        run.figure(f"the process' own work for a redirect, {name}", "µs", work, beside=beside, beside_name="none")
+        words = f"the process' own work for a redirect, {name}"
+        beside = _all(untraced, "own_work")
+        run.figure(words, "µs", _all(group, "own_work"), beside=beside, beside_name="none")
+
+
+def _all(group: Sequence[Candidate], field: str) -> list[float]:
+    return [value for one in group for value in getattr(one, field)]
 
 
 def _take_turns(run: Run, candidates: Sequence[Candidate]) -> None:

@@ -77,7 +77,7 @@ OBJECTIVES = (
         "completeness",
         "CountsMissing",
         0.99,
-        "sum_over_time((sum by (namespace) (max by (namespace, shortener, hour) (events_missing)) > bool 0)[WINDOW:1m])",
+        "sum_over_time((max by (namespace) (events_missing) > bool 0)[WINDOW:1m])",
         "count_over_time((max by (namespace) (stats_available))[WINDOW:1m])",
         "Visits that happened are not in the counts.",
     ),

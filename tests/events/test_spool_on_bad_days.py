@@ -114,12 +114,17 @@ async def test_a_torn_write_that_cannot_be_cut_costs_no_other(tmp_path: Path, mo
     assert await all_identities(opened(tmp_path)) == {(epoch, 0), (epoch, 2)}
 
 
+async def _left_behind(folder: Path) -> str:
+    """The epoch of a killed process, with one event in it."""
+    dead = opened(folder)
+    await appended(dead)
+    _forget(dead)
+    return dead.epoch
+
+
 async def test_what_is_too_old_and_cannot_be_set_aside_stays_and_holds_up_nothing(tmp_path: Path) -> None:
     (tmp_path / "quarantine").write_text("no folder")
-    dead = opened(tmp_path)
-    await appended(dead)
-    old_epoch = dead.epoch
-    _forget(dead)
+    old_epoch = await _left_behind(tmp_path)
     spool = opened(tmp_path, clock=lambda: _seconds() + 8 * _DAY_SECONDS)
     assert await taken(spool) == []
     spool.close()
@@ -130,10 +135,7 @@ async def test_what_is_too_old_and_cannot_be_set_aside_stays_and_holds_up_nothin
 async def test_what_the_disk_did_not_give_back_once_is_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead = opened(tmp_path)
-    await appended(dead)
-    old_epoch = dead.epoch
-    _forget(dead)
+    old_epoch = await _left_behind(tmp_path)
     now = _seconds()
     with monkeypatch.context() as patch:
         patch.setattr("urlshortener.events.spool.Epoch.adopted", full)

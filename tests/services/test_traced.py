@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.backends.kept_spans import KeptSpans, spans_kept
 from tests.backends.otlp import ReceivedSpan
-from tests.services.two_ways import KeptSpans, spans_kept
 from urlshortener.services import traced as traced_module
 from urlshortener.services.caller import Proxies
 from urlshortener.services.traced import Traced, Tracing

@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from ipaddress import ip_network
 from itertools import count
@@ -12,13 +11,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from tests.backends.kept_spans import spans_kept
 from tests.backends.otlp import ReceivedSpan
 from tests.services.conftest import Clock
 from urlshortener.events.segment import Frame
@@ -32,8 +28,7 @@ from urlshortener.services.http import Readiness
 from urlshortener.services.protocol import LimitedProtocol, Sweeper
 from urlshortener.services.shortener import shortener_app
 from urlshortener.services.traced import Traced, Tracing
-from urlshortener.telemetry import FAST_REDIRECTS, Sampling, trace_with
-from urlshortener.telemetry.wire import Messages, Over
+from urlshortener.telemetry import FAST_REDIRECTS, Sampling
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8:10::/48"))
 PROXY, STRANGER = "10.0.0.1", "203.0.113.7"
@@ -219,33 +214,6 @@ class Side:
             await asyncio.sleep(0)
         while state.tasks or (isinstance(connection, FastProtocol) and connection.owed):
             await asyncio.sleep(0)
-
-
-class KeptSpans(SpanProcessor):
-    """Spans that are over, and as a collector would get them."""
-
-    def __init__(self) -> None:
-        self._over: list[Over] = []
-
-    def on_end(self, span: Over) -> None:
-        self._over.append(span)
-
-    @property
-    def sent(self) -> list[ReceivedSpan]:
-        message = Messages(Resource({}), InstrumentationScope("test")).of(self._over)
-        return [ReceivedSpan(span, "") for span in message.resource_spans[0].scope_spans[0].spans]
-
-
-@contextmanager
-def spans_kept() -> Iterator[KeptSpans]:
-    kept = KeptSpans()
-    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
-    provider.add_span_processor(kept)
-    trace_with(provider.get_tracer("test"), kept.on_end)
-    try:
-        yield kept
-    finally:
-        trace_with(None)
 
 
 def _with_names(answers: bytes, was_closed: bool, events: bytes, spans: Sequence[ReceivedSpan]) -> Told:

@@ -44,12 +44,11 @@ class LinkStore(Protocol):
         """Keep new links in one transaction; answer for each draft, in their order.
 
         One draft's refusal (CodeTaken, KeyReused, NotToCome for one that is over, or whatever else no database would
-        keep) never fails another. A
-        draft with an idempotency key that was used within 30 days gives the link of then as it is now (deleted ones
-        too), or KeyReused for another body; only a success uses a key up. Two drafts of one batch with one key or one
-        code are as if they had come one after the other. A drawn code that is taken is drawn again. An answer is
-        durable on the primary and, where the database replicates synchronously, on a standby: a repeated draft writes
-        again, so that this holds for it too.
+        keep) never fails another. A draft with an idempotency key that was used within 30 days gives the link of then
+        as it is now (deleted ones too), or KeyReused for another body; only a success uses a key up. Two drafts of one
+        batch with one key or one code are as if they had come one after the other. A drawn code that is taken is drawn
+        again. An answer is durable on the primary and, where the database replicates synchronously, on a standby: a
+        repeated draft writes again, so that this holds for it too.
         """
         ...
 

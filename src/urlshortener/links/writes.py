@@ -189,7 +189,7 @@ async def _until_known(attempt: Callable[[], Awaitable[Result]]) -> Result:
         except (StoreUnavailable, OutcomeUnknown) as error:
             last = error
             may_be_done = may_be_done or isinstance(error, OutcomeUnknown)
-        # The last attempt leaves a pause' time to answer: a caller whose write is under way hears of no outcome.
+        # The last attempt begins early enough to be answered: who leaves while it is under way hears of no outcome.
         patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if may_be_done else -LONGEST_PAUSE_SECONDS)
         this_pause = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, keeps no secret
         if loop.time() + this_pause > began_at + patience_seconds:
