@@ -14,6 +14,16 @@ from drill.report import write_page, write_report
 from drill.servers import PROXIES
 
 FOLDER = Path("drill-results")
+_TO_PLAY_WITH = """
+create   curl http://{proxy}:8080/api/v1/urls -H 'Content-Type: application/json' \\
+              -d '{{"url":"https://example.com/","code":"hello"}}'
+follow   curl -i http://{proxy}:8080/hello
+count    curl http://{proxy}:8081/api/v1/analytics/hello
+look     (set -a; . {settings}; {bin}/urlshortener doctor hello)
+kill     kill -9 and the numbers that are last in a line above; what ends is started again
+
+Ctrl-C ends all of it.
+"""
 
 
 def main() -> int:
@@ -42,8 +52,12 @@ def _cluster(minutes: float) -> int:
         print(f"create and follow  http://{PROXIES[0]}:8080  http://{PROXIES[1]}:8080")
         print(f"counts             http://{PROXIES[0]}:8081  http://{PROXIES[1]}:8081")
         for member in cluster.members:
-            print(f"{member.role:<12} {member.address}:{member.port:<6} {member.folder}")
-        print("Ctrl-C ends all of it.", flush=True)
+            pids = " ".join(map(str, member.pids))
+            print(f"{member.role:<12} {member.address}:{member.port:<6} {member.folder}  {pids}")
+        settings = cluster.shorteners[0].folder / "settings"
+        settings.touch(mode=0o600)
+        settings.write_text("".join(f"{name}='{value}'\n" for name, value in cluster.settings.items()))
+        print(_TO_PLAY_WITH.format(proxy=PROXIES[0], settings=settings, bin=Path(sys.executable).parent), flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             time.sleep(minutes * 60)
     return 0

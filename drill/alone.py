@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ from drill.stores import counts_of
 ADDRESS = "127.0.1.20"
 RATES = {Stream.ONE_SHOT: 40.0, Stream.HOT: 140.0, Stream.BEAT: 20.0, Stream.CREATE: 10.0, Stream.COUNT: 20.0}
 _SECONDS_A_KILL = 8.0
+_KILLED_AT_START, _LONGEST_START_SECONDS = 0.3, 1.0
 
 
 class Alone(Member):
@@ -41,6 +44,13 @@ class Alone(Member):
 
     def _answers(self) -> bool:
         return gives_200(f"http://{self.address}:9090/ready")
+
+    def dead_letters(self) -> int:
+        """How many events were set aside, as the program tells."""
+        command = [*self._command()[:-1], "dead-letters", "show"]
+        environment = {**os.environ, **self._environment()}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
+        return 0 if told == "There are no dead letters.\n" else len(told.splitlines())
 
     @property
     def is_drained(self) -> bool:
@@ -95,11 +105,16 @@ def run_alone(name: str, kills: int, seed: int, folder: Path, say: Say) -> Resul
 
 
 def _kill(system: Alone, chance: random.Random) -> Struck:
-    """At any moment, while it starts included."""
+    """At any moment; some are killed once more while they start."""
     began_ns = time.monotonic_ns()
     system.kill()
-    over_ns = time.monotonic_ns()
     time.sleep(system.restart_seconds)
+    if chance.random() < _KILLED_AT_START:
+        system.launch()
+        time.sleep(chance.uniform(0, _LONGEST_START_SECONDS))
+        system.kill()
+        time.sleep(system.restart_seconds)
+    over_ns = time.monotonic_ns()
     system.start()
     whole_ns = time.monotonic_ns()
     time.sleep(chance.uniform(0, 2))
@@ -125,4 +140,4 @@ def _evidence(system: Alone, plan: Plan, history: History) -> Evidence:
         asked = "SELECT k.key, l.code FROM idempotency_keys k JOIN links l ON l.id = k.link_id"
         for key, code in database.execute(asked):
             keys.setdefault(key, []).append(code)
-    return Evidence(plan, history, counts, 0, {"run": links}, {"run": keys}, left)
+    return Evidence(plan, history, counts, 0, {"run": links}, {"run": keys}, left, system.dead_letters())

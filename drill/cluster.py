@@ -129,6 +129,10 @@ class Cluster:
     def primary(self) -> Postgresql:
         return _only(lambda: [member for member in self.postgresql if member.is_primary], "primary")
 
+    def promoted_at(self) -> float:
+        """When a member was last made primary, by the wall clock; 0, if that is not in the logs."""
+        return max(member.promoted_at for member in self.postgresql)
+
     def redis_master(self) -> Redis:
         return _only(lambda: [one for one in self.redis if one.role_in_words.startswith("master")], "Redis master")
 

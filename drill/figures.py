@@ -26,6 +26,7 @@ class Struck:
     began_ns: int
     over_ns: int
     whole_ns: int
+    replaced_seconds: float | None = None  # a primary, by another: how long after it began
 
 
 def figures(
@@ -47,6 +48,7 @@ def figures(
         "cold_ms": _percentiles(within.latencies(Stream.COLD, everything=True)),
         "creates": within.answers(Stream.CREATE),
         "create_gap_seconds": within.gap_of_answers(Stream.CREATE),
+        "replaced_seconds": struck.replaced_seconds,
         "counts": within.answers(Stream.COUNT),
         "count_stale_seconds": max((age for _, age in ages if age is not None), default=0.0),
         "fresh_after_seconds": (max(stale) - began) / 1e9 if stale else 0.0,
@@ -132,9 +134,9 @@ class _Window:
         return _gap(sorted(r.scheduled_ns for r in self._requests(streams) if r.is_ok))
 
     def gap_of_answers(self, *streams: Stream) -> float:
-        """The longest time without a right answer."""
+        """The longest time without a right answer. One that lasts longer than the window belongs to what comes next."""
         ended = sorted(r.ended_ns for r in self._history.of(*streams) if r.is_ok)
-        return _gap(ended[max(0, bisect_left(ended, self._from) - 1) : bisect_right(ended, self._until) + 1])
+        return _gap(ended[max(0, bisect_left(ended, self._from) - 1) : bisect_right(ended, self._until)])
 
 
 def _gap(times: Sequence[int]) -> float:

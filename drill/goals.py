@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from urlshortener.links.directory import COLD_SECONDS
+from urlshortener.links.writes import LONGEST_PAUSE_SECONDS
 
 _ONE_OF_MANY = ("PostgreSQL", "RabbitMQ", "Redis", "Sentinel", "etcd", "analytics")
 _LEADERS = ("PostgreSQL primary", "RabbitMQ leader", "Redis master", "analytics")
@@ -20,7 +21,14 @@ _SMALL = (
 # Why a goal is missed, as far as it was found out: by the goal, and how the fault's name begins.
 _WHY = {
     ("p99", ""): _SMALL,
-    ("creates", "PostgreSQL primary, killed"): _SMALL,
+    ("creates", "PostgreSQL primary, killed"): (
+        "The time until another is primary is Patroni's: etcd's lease ends, and both replicas tell each other how far "
+        f"they are. {_SMALL}"
+    ),
+    ("creates", "PostgreSQL primary, hung"): (
+        f"Creates that wait ask for the primary again at least every {LONGEST_PAUSE_SECONDS * 1.5:g} s; then the "
+        "commit waits for a replica that has given up on the primary meanwhile, and connects to it anew."
+    ),
     ("cold codes", ""): f"A visitor waits {COLD_SECONDS:g} s; the rest is the way there and back. {_SMALL}",
     ("counts", "RabbitMQ"): (
         "Counts go on after at most half a second, with few exceptions. The longer pause comes when the killed node "
@@ -65,6 +73,8 @@ def _missed(fault: str, role: str, harm_seconds: float, figures: Mapping[str, An
         yield from _missed_by_a_hang(role, harm_seconds, figures)
     elif role == "all PostgreSQL":
         yield from _missed_by_cold_codes(figures)
+        yield from _missed_by_answers(figures["cold"], "cold codes")
+        yield from _missed_by_answers(figures["creates"], "creates")
 
 
 def _missed_by_a_kill(fault: str, role: str, figures: Mapping[str, Any]) -> Iterator[Missed]:
@@ -91,13 +101,25 @@ def _missed_by_a_hang(role: str, harm_seconds: float, figures: Mapping[str, Any]
 def _missed_by_creates(figures: Mapping[str, Any], goal_seconds: float, goal: str) -> Iterator[Missed]:
     gap = figures["create_gap_seconds"]
     if gap >= goal_seconds:
-        yield Missed("creates", f"no create for {gap:.1f} s; goal {goal}", gap / goal_seconds)
+        replaced = figures["replaced_seconds"]
+        of_it = f", and another was primary after {replaced:.1f} s" if replaced else ""
+        yield Missed("creates", f"no create for {gap:.1f} s{of_it}; goal {goal}", gap / goal_seconds)
 
 
 def _missed_by_cold_codes(figures: Mapping[str, Any]) -> Iterator[Missed]:
     cold = figures["cold_ms"]["p99"]
     if cold and cold > _COLD_MS:
         yield Missed("cold codes", f"cold codes p99 {cold:.0f} ms; goal 1 s", cold / _COLD_MS)
+
+
+def _missed_by_answers(answers: Mapping[str, int], what: str) -> Iterator[Missed]:
+    """Nobody hangs, and nobody is told that there is no such link: they are told to come again."""
+    otherwise = {how: count for how, count in answers.items() if how not in ("asked", "503-again")}
+    if otherwise:
+        words = ", ".join(f"{count} {how}" for how, count in sorted(otherwise.items()))
+        yield Missed(
+            "answers", f"{what} answered otherwise than 503 with Retry-After: {words}", sum(otherwise.values())
+        )
 
 
 def _missed_by_counts(figures: Mapping[str, Any], goal_seconds: float) -> Iterator[Missed]:

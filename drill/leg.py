@@ -214,11 +214,20 @@ def _prepare(cluster: Cluster, plan: Plan, *, is_witnessed: bool) -> int:
 
 
 def _strike(cluster: Cluster, fault: Fault, chance: random.Random) -> Struck:
-    began_ns = time.monotonic_ns()
+    began_ns, began_at = time.monotonic_ns(), time.time()
     whom = fault.strike(cluster, chance)
     over_ns = time.monotonic_ns()
     cluster.wait_until_whole(150)
-    return Struck(fault.name, fault.role, whom, began_ns, over_ns, time.monotonic_ns())
+    replaced_seconds = cluster.promoted_at() - began_at
+    return Struck(
+        fault.name,
+        fault.role,
+        whom,
+        began_ns,
+        over_ns,
+        time.monotonic_ns(),
+        replaced_seconds if replaced_seconds > 0 else None,
+    )
 
 
 def _drain(cluster: Cluster, plan: Plan, history: History) -> tuple[float, dict[str, float]]:

@@ -1,7 +1,7 @@
 """The settings of production, taken from what its manifests render, and what the drill has otherwise.
 
 `Production.rendered()` is what k8s/overlays/prod says. Every setting there is used as it stands, or DIFFERENCES says
-why not; tests/drill/test_manifests.py holds this file to that.
+why not; ADDITIONS are the settings that no manifest has. tests/drill/test_manifests.py holds this file to that.
 """
 
 import functools
@@ -39,6 +39,47 @@ DIFFERENCES: Mapping[str, str] = {
     "service OTEL_EXPORTER_OTLP_ENDPOINT": "no collector runs here",
     "service PUBLIC_URL": "links begin with the host that was asked",
     "ingress ssl-redirect": "no TLS here",
+}
+
+# System -> setting -> value, where production has the operator's or the server's own. Addresses, folders, names and
+# passwords are each server's (servers.py), and so is all of nginx that is not in the annotations.
+ADDITIONS: Mapping[str, Mapping[str, str]] = {
+    "postgresql": {
+        "shared_buffers": "32MB",
+        "max_slot_wal_keep_size": "512MB",
+        "jit": "off",
+        "log_timezone": "UTC",  # servers.py reads it
+        "wal_log_hints": "on",  # for pg_rewind, as the operator sets it
+        # As the operator has it by itself:
+        "wal_sender_timeout": "5s",
+        "wal_receiver_timeout": "5s",
+        "wal_retrieve_retry_interval": "500ms",  # usually 5 s: a step waits until both replicas follow
+    },
+    "rabbitmq": {
+        "default_user": "app",
+        "loopback_users": "none",
+        "log.console": "true",
+        "log.console.level": "warning",
+        "log.file": "false",
+        "heartbeat": "5",
+        # Three nodes have one machine, and its disk.
+        "vm_memory_high_watermark.absolute": "512MiB",
+        "disk_free_limit.absolute": "50MB",
+        "raft.wal_max_size_bytes": "16777216",
+        # What the operator sets:
+        "cluster_partition_handling": "pause_minority",
+        "cluster_formation.peer_discovery_backend": "classic_config",  # the operator's asks Kubernetes
+        "cluster_formation.randomized_startup_delay_range.min": "0",
+        "cluster_formation.randomized_startup_delay_range.max": "1",
+    },
+    "redis": {
+        "repl-diskless-sync": "yes",
+        "repl-diskless-sync-delay": "0",
+        # Usually a minute, and 10 s: a step waits until both replicas follow.
+        "repl-timeout": "5",
+        "repl-ping-replica-period": "1",
+        "enable-debug-command": "yes",  # the checkers compare digests
+    },
 }
 
 

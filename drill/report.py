@@ -20,7 +20,8 @@ _PAGE, _PLOT = Path("docs/drill.md"), Path("docs/drill.svg")
 _PLOTTED = "Redis master, killed"  # in docs/, one example
 
 _ROLE_HEADINGS = [
-    "fault", "times", "redirects failed", "longest gap (s)", "p99 before → within (ms)", "creates: gap (s)",
+    "fault", "times", "redirects failed", "longest gap (s)", "p99 before → within (ms)", "cold codes: failed, p99 (ms)",
+    "creates: gap (s)",
     "counts fresh after (s)", "lost", "95 % bound", "doubled",
 ]  # fmt: skip
 _MISSED_HEADINGS = ["fault", "times", "at worst", "why"]
@@ -164,12 +165,19 @@ def _role_rows(report: Mapping[str, Any]) -> Iterable[Sequence[str]]:
             _sum_of_failures(strike["figures"]["redirects"] for _, strike in struck),
             _spread(figures["redirect_gap_seconds"] for figures in times),
             f"{before} → {within}",
+            _cold(times),
             _spread(figures["create_gap_seconds"] for figures in times),
             _spread(figures["fresh_after_seconds"] for figures in times),
             f"{lost}/{len(struck)}",
             f"≤ {min(1, 3 / len(struck)):.0%}" if not lost else "–",
             str(doubled),
         )
+
+
+def _cold(times: Sequence[Mapping[str, Any]]) -> str:
+    """Links that are in no process's memory: how many failed, and the time of all answers at its worst."""
+    p99 = [figures["cold_ms"]["p99"] for figures in times if figures["cold_ms"]["p99"] is not None]
+    return f"{_sum_of_failures(figures['cold'] for figures in times)}, {max(p99):.0f}" if p99 else "–"
 
 
 def _of_legs(struck: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], checker: str) -> int:

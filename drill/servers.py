@@ -13,12 +13,13 @@ import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from drill.manifests import Production
+from drill.manifests import ADDITIONS, Production
 from tests.backends.server import Server, ServerMissing
 
 NODES = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
@@ -34,17 +35,7 @@ PROGRAM = ("urlshortener",)
 # say: back within a second it makes Sentinel wait for half a minute.
 RESTART_SECONDS = 0.5
 
-# What is not in the manifests: an operator sets it there, or the servers' defaults hold. Kept small and quiet, for few
-# cores carry three nodes.
-_POSTGRESQL = {
-    "shared_buffers": "32MB",
-    "jit": "off",
-    "wal_log_hints": "on",
-    "max_slot_wal_keep_size": "512MB",
-    "wal_sender_timeout": "5s",
-    "wal_receiver_timeout": "5s",
-    "wal_retrieve_retry_interval": "500ms",
-}
+# In place of the operator of PostgreSQL, and with its times.
 _PATRONI = {
     "ttl": 20,
     "loop_wait": 1,
@@ -55,28 +46,6 @@ _PATRONI = {
     "failsafe_mode": True,
     "check_timeline": True,
 }
-_RABBITMQ = """
-default_user = app
-loopback_users = none
-log.console = true
-log.console.level = warning
-log.file = false
-heartbeat = 5
-vm_memory_high_watermark.absolute = 512MiB
-disk_free_limit.absolute = 50MB
-raft.wal_max_size_bytes = 16777216
-cluster_partition_handling = pause_minority
-cluster_formation.peer_discovery_backend = classic_config
-cluster_formation.randomized_startup_delay_range.min = 0
-cluster_formation.randomized_startup_delay_range.max = 1
-"""
-_REDIS = """
-repl-diskless-sync yes
-repl-diskless-sync-delay 0
-repl-timeout 5
-repl-ping-replica-period 1
-enable-debug-command yes
-"""
 _NGINX = """
 daemon off;
 worker_processes 1;
@@ -220,6 +189,12 @@ class Postgresql(Member):
     def is_replica(self) -> bool:
         return gives_200(f"http://{self.address}:8008/replica")
 
+    @property
+    def promoted_at(self) -> float:
+        """When it was last made primary, by the wall clock and as its log says; 0, if that is not there."""
+        told = [line for line in self.log_tail(5000).splitlines() if "received promote request" in line]
+        return datetime.fromisoformat(told[-1][:23]).replace(tzinfo=UTC).timestamp() if told else 0.0
+
     def change_cluster(self, settings: Mapping[str, object]) -> None:
         """Settings of Patroni, for all members."""
         change = urllib.request.Request(
@@ -235,7 +210,7 @@ class Postgresql(Member):
 
 def _patroni_cluster() -> dict[str, object]:
     production = Production.rendered()
-    parameters = {**production.used("postgresql"), **_POSTGRESQL}
+    parameters = {**production.used("postgresql"), **ADDITIONS["postgresql"]}
     return {
         **_PATRONI,
         "synchronous_node_count": production.replicas_to_wait_for,
@@ -265,9 +240,9 @@ class Rabbitmq(Member):
             f"cluster_formation.classic_config.nodes.{number} = {_erlang_name(node)}"
             for number, node in enumerate(NODES, 1)
         )
-        production = "\n".join(f"{name} = {value}" for name, value in Production.rendered().used("rabbitmq").items())
-        own = f"listeners.tcp.default = {address}:5672\ndefault_pass = {PASSWORD}"
-        settings = f"{own}{_RABBITMQ}{nodes}\n{production}\n"
+        common = {**ADDITIONS["rabbitmq"], **Production.rendered().used("rabbitmq")}
+        own = f"listeners.tcp.default = {address}:5672\ndefault_pass = {PASSWORD}\n{nodes}\n"
+        settings = own + "".join(f"{name} = {value}\n" for name, value in common.items())
         (self.folder / "rabbitmq.conf").write_text(settings)
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "environment.conf").touch()
@@ -334,8 +309,8 @@ class Redis(Member):
         production = Production.rendered()
         self.restart_seconds = production.redis_start_delay_seconds
         lines = [f"bind {address}", "port 6379", f"dir {self.folder}", f"requirepass {PASSWORD}"]
-        lines += [f"masterauth {PASSWORD}", _REDIS]
-        lines += [f"{name} {value}" for name, value in production.used("redis").items()]
+        lines.append(f"masterauth {PASSWORD}")
+        lines += [f"{name} {value}" for name, value in {**ADDITIONS["redis"], **production.used("redis")}.items()]
         # Between addresses of loopback, a connection comes from the one that it goes to: nobody can be told by that.
         lines.append(f"replica-announce-ip {address}")
         if address != NODES[0]:

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from drill.manifests import DIFFERENCES, Production
+from drill.manifests import ADDITIONS, DIFFERENCES, Production
 from drill.servers import service_settings
 from tests.backends.server import ServerMissing
 
@@ -23,6 +23,13 @@ def test_every_difference_is_one_from_something_that_production_has(production: 
         system, _, name = difference.partition(" ")
         assert system in systems
         assert name in getattr(production, system), f"{difference} is no difference any more"
+
+
+def test_what_is_added_is_what_production_does_not_say_or_a_difference(production: Production) -> None:
+    for system, settings in ADDITIONS.items():
+        for name in settings:
+            if name in getattr(production, system):
+                assert f"{system} {name}" in DIFFERENCES, f"{system} {name} is overruled without a word"
 
 
 def test_what_counts_depend_on_is_taken_as_it_stands(production: Production) -> None:

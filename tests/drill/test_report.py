@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drill.checkers import Violation
-from drill.figures import Struck
+from drill.figures import Struck, figures
 from drill.goals import missed
 from drill.history import History, Outcome, Request, Stream
 from drill.leg import Result
@@ -63,6 +63,16 @@ def test_the_figures_of_a_fault_are_those_of_its_time() -> None:
     assert sum(strike["curves"]["failed"]) == 5
 
 
+def test_a_time_without_creates_belongs_to_the_fault_in_whose_time_it_is() -> None:
+    created = [Request(0, Stream.CREATE, str(n), n, n, n * SECOND, Outcome.OK, "code") for n in (1, 2, 3, 9, 10)]
+    struck = [Struck("a", "a", "a", 2 * SECOND, 0, 0), Struck("b", "b", "b", 4 * SECOND, 0, 0)]
+    first, second = (
+        figures(History(created), [], one, one.began_ns - 1, until * SECOND)["create_gap_seconds"]
+        for one, until in zip(struck, (4, 12), strict=True)
+    )
+    assert (first, second) == (1, 6)
+
+
 def test_a_plot_is_one_well_formed_drawing() -> None:
     drawing = ElementTree.fromstring(plot_of(result().strikes[0]))
     assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
@@ -103,6 +113,9 @@ def strike(role: str, how: str, **figures: Any) -> dict[str, Any]:
         "create_gap_seconds": 0.1,
         "fresh_after_seconds": 0.0,
         "busy_most": 0.9,
+        "replaced_seconds": None,
+        "cold": {"asked": 9},
+        "creates": {"asked": 9},
     }
     return {"fault": f"{role}, {how}", "role": role, "harm_seconds": 15.0, "figures": {**well, **figures}}
 
@@ -133,6 +146,12 @@ def strike(role: str, how: str, **figures: Any) -> dict[str, Any]:
         ("PostgreSQL primary", "killed", {"create_gap_seconds": 4.0}, "no create for 4.0 s; goal 4 s"),
         (
             "PostgreSQL primary",
+            "killed",
+            {"create_gap_seconds": 5.0, "replaced_seconds": 4.3},
+            "no create for 5.0 s, and another was primary after 4.3 s; goal 4 s",
+        ),
+        (
+            "PostgreSQL primary",
             "hung 15 s",
             {"create_gap_seconds": 16.0},
             "no create for 16.0 s; goal its 15 s and 1 s",
@@ -143,11 +162,28 @@ def strike(role: str, how: str, **figures: Any) -> dict[str, Any]:
         ("RabbitMQ leader", "hung 15 s", {"cold_ms": {"p99": 1001.0}}, "cold codes p99 1001 ms; goal 1 s"),
         ("analytics", "hung 15 s", {"fresh_after_seconds": 20.0}, "counts fresh after 20.0 s; goal 20 s"),
         ("all PostgreSQL", "away 30 s", {"cold_ms": {"p99": 1001.0}}, "cold codes p99 1001 ms; goal 1 s"),
+        (
+            "all PostgreSQL",
+            "away 30 s",
+            {"cold": {"asked": 9, "503-again": 5, "504": 2}},
+            "cold codes answered otherwise than 503 with Retry-After: 2 504",
+        ),
+        (
+            "all PostgreSQL",
+            "away 30 s",
+            {"creates": {"asked": 9, "503-again": 5, "timeout": 1}},
+            "creates answered otherwise than 503 with Retry-After: 1 timeout",
+        ),
     ],
 )
 def test_a_goal_that_is_missed_is_said(role: str, how: str, figures: dict[str, Any], words: str) -> None:
     assert missed(strike(role, how)) == []
     assert [one.words for one in missed(strike(role, how, **figures))] == [words]
+
+
+def test_who_is_told_to_come_again_misses_no_goal_while_postgresql_is_away() -> None:
+    answers = {"asked": 9, "503-again": 9}
+    assert missed(strike("all PostgreSQL", "away 30 s", cold=answers, creates=answers)) == []
 
 
 @pytest.mark.parametrize(("role", "how"), [("nginx", "killed"), ("shortener", "hung 15 s"), ("node", "hung 2 s")])

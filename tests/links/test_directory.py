@@ -50,6 +50,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writes, "SETTLE_SECONDS", 0.6)
     monkeypatch.setattr(writes, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(writes, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(writes, "LAST_ATTEMPT_SECONDS", 0.05)
 
 
 async def target_of(directory: Directory, code: str) -> str | None:

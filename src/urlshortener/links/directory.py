@@ -15,7 +15,7 @@ from urlshortener.links.link import Change, Destination, Draft, Link
 from urlshortener.links.store import ChangeListener, Found, LinkStore, PageMark
 from urlshortener.links.writes import Writes
 
-COLD_SECONDS = 0.8  # a visitor of a code that is not held waits so long; with the way back through a busy edge, 1 s
+COLD_SECONDS = 0.7  # a visitor of a code that is not held waits so long; with the way back through a busy edge, 1 s
 STALE_SECONDS = 0.1  # a visitor of an expired one: then it is served as it is
 FIND_SECONDS = 5.0
 PAGE_SECONDS = 7.8

@@ -21,7 +21,8 @@ Result = TypeVar("Result")
 ANSWER_SECONDS = 7.8  # the contract's 8 s, less the way back
 SETTLE_SECONDS = 30.0  # how much longer an unknown outcome is settled after nobody waits for it any more
 FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 0.5
+LAST_ATTEMPT_SECONDS = 1.0  # who leaves while an attempt is under way hears of no outcome: the last begins earlier
 STOP_SECONDS = 5.0
 
 LARGEST_BATCH = 500
@@ -189,8 +190,7 @@ async def _until_known(attempt: Callable[[], Awaitable[Result]]) -> Result:
         except (StoreUnavailable, OutcomeUnknown) as error:
             last = error
             may_be_done = may_be_done or isinstance(error, OutcomeUnknown)
-        # The last attempt begins early enough to be answered: who leaves while it is under way hears of no outcome.
-        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if may_be_done else -LONGEST_PAUSE_SECONDS)
+        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if may_be_done else -LAST_ATTEMPT_SECONDS)
         this_pause = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, keeps no secret
         if loop.time() + this_pause > began_at + patience_seconds:
             raise last
