@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from drill.history import REDIRECTS, History, Outcome, Request, Stream
 from drill.load import Plan, target_of
+from urlshortener.stats.redis import GRACE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Evidence:
     digests: Mapping[str, str] = field(default_factory=dict)  # node -> of all that its Redis holds
     published: Mapping[str, Set[int]] = field(default_factory=dict)  # epoch -> the numbers that the witness saw
     counted: Mapping[str, Set[int]] = field(default_factory=dict)  # epoch -> the numbers that are in the counts
-    grace_seconds: float = 3.0  # for so long a count may have fallen
+    grace_seconds: float = GRACE_SECONDS  # for so long a count may have fallen
 
 
 def check(evidence: Evidence) -> list[Violation]:

@@ -20,7 +20,7 @@ _FOLDER = files("urlshortener.stats") / "counting"
 LIBRARY = "\n".join((_FOLDER / f"{part}.lua").read_text("utf-8") for part in _PARTS)
 _VERSION = LIBRARY.partition("\n")[0].rpartition("_")[2]
 _WAIT_MILLISECONDS = 300
-_GRACE_SECONDS = 3.0
+GRACE_SECONDS = 3.0
 _QUARTERS_OF_A_DAY = 96
 _REQUESTS = RequestMemory()
 _SPAN_DAYS = 32  # as in counting/layout.lua
@@ -54,7 +54,7 @@ class RedisStats:
 
     @property
     def grace_seconds(self) -> float:
-        return _GRACE_SECONDS
+        return GRACE_SECONDS
 
     @property
     def generation(self) -> int:
