@@ -17,6 +17,7 @@ from tests.backends.postgresql import Postgresql
 QUESTIONS = (
     "redirects",
     "publishing",
+    "spooling",
     "links_in_memory",
     "loop_delay",
     "waiting",

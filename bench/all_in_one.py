@@ -6,7 +6,7 @@ A round ends when the last of its events is counted, so that counting which fall
 from bench.harness import cores, links, traffic
 from bench.harness.counts import seconds_until_counted, total
 from bench.harness.nginx import RedirectingNginx
-from bench.harness.results import Goal
+from bench.harness.results import IDLE_MIB, Goal
 from bench.harness.run import Run
 from bench.harness.system import Service
 from tests.backends.waiting import wait_until
@@ -22,6 +22,7 @@ def ask(run: Run) -> None:
     links.fill_sqlite(folder / "links.db", traffic.CODES)
     run.start(service, cores.SERVICE, what="urlshortener run")
     wait_until(lambda: service.metrics()["link_cache_links"] >= traffic.CODES, "the links are in memory", 60)
+    memory = service.memory_bytes / 2**20
     nginx = run.start(RedirectingNginx(traffic.targets(traffic.CODES)))
     rates, nginxs, loads, before = [], [], [], 0
     for _ in run.rounds():
@@ -32,6 +33,7 @@ def ask(run: Run) -> None:
         nginxs.append(run.load(nginx.url, run.requests()).a_second)
     run.figure("redirects, all counted", "1/s", rates, goal=Goal(15_000, 30_000))
     run.figure("nginx in the same run", "1/s", nginxs)
+    run.figure("memory, idle, with 10,000 links", "MiB", [memory], goal=IDLE_MIB, scales=False)
     run.check_answered("urlshortener run", loads, before)
     seconds_until_counted(service, expected=before, within_seconds=60)
     found = total(service.urls[1])

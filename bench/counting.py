@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.harness import cores
 from bench.harness.counts import counted_by_now, publish, seconds_until_counted, total
-from bench.harness.results import Goal
+from bench.harness.results import IDLE_MIB, Goal
 from bench.harness.run import Run
 from bench.harness.system import Service, broker_of, processor_seconds, start
 
@@ -29,6 +29,7 @@ class Counted:
     a_second: float
     own_work: float
     work_of_redis: float
+    starting_mib: float
 
 
 def ask(run: Run) -> None:
@@ -36,6 +37,7 @@ def ask(run: Run) -> None:
     alone, both = zip(*rounds, strict=True)
     run.figure("events counted", "1/s", [one.a_second for one in alone], goal=Goal(50_000, 100_000))
     run.figure("the process' own work for an event", "µs", [one.own_work for one in alone])
+    run.figure("memory, as it starts", "MiB", [one.starting_mib for one in alone], goal=IDLE_MIB, scales=False)
     less = Goal(20, 10, less_is_better=True)
     run.figure("Redis' work for an event", "µs", [one.work_of_redis for one in alone], goal=less)
     for name, unit, field in (
@@ -58,6 +60,7 @@ def _count(run: Run, processes: int) -> Counted:
         for service in services:
             start(service)
         run.ran("analytics-service" if processes == 1 else f"{processes} of analytics-service", cores.SERVICE)
+        starting_mib = services[0].memory_bytes / 2**20
         pids = [service.pid for service in services]
         redis_pid = int(run.redis().ask("INFO", "server")["process_id"])
         before, began = counted_by_now(*services), time.monotonic()
@@ -68,4 +71,4 @@ def _count(run: Run, processes: int) -> Counted:
         work_of_redis = per_event * (processor_seconds(redis_pid) - used_by_redis)
         found = total(services[0].urls[0])
         run.check(f"{events:,} events, {found:,} counted", holds=found == events)
-    return Counted((events - before) / seconds, own_work, work_of_redis)
+    return Counted((events - before) / seconds, own_work, work_of_redis, starting_mib)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.harness import links, shortener, traffic
 from bench.harness.closed_loop import Load
-from bench.harness.results import Goal
+from bench.harness.results import IDLE_MIB, Goal
 from bench.harness.run import Run
 
 TITLE = "A million links in memory"
@@ -34,8 +34,7 @@ def ask(run: Run) -> None:
 
 def _figures(run: Run, memory: Mapping[int, float], loads: Mapping[int, Sequence[Load]]) -> None:
     most, usual = max(loads), traffic.CODES if traffic.CODES in loads else min(loads)
-    few = Goal(120, 60, less_is_better=True)
-    run.figure("memory, idle", "MiB", [memory[_IDLE]], goal=few, scales=False)
+    run.figure("memory, idle", "MiB", [memory[_IDLE]], goal=IDLE_MIB, scales=False)
     more = Goal(500, 250, less_is_better=True)
     run.figure(f"memory, {most:,} links more", "MiB", [memory[most] - memory[_IDLE]], goal=more, scales=False)
     rates = {count: [load.a_second for load in those] for count, those in loads.items()}

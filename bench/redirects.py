@@ -11,7 +11,7 @@ from bench.harness.results import Goal
 from bench.harness.run import Run
 
 TITLE = "Redirects, answered and spooled, on one core"
-WHY_MISSED = (
+WHAT_LIMITS = (
     "with 64 connections half of the time is the kernel's, as much as nginx takes of it: one `read` and one `write` "
     "for a redirect, and one to the spool for each turn (`perf record` at full load). Of Python's half about a third "
     "reads heads, a sixth writes events and spools them, an eighth hashes visitors, an eighth looks up links, which "

@@ -8,8 +8,10 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from bench.harness import cores, links, traffic
 from bench.harness.results import Goal
@@ -20,9 +22,11 @@ from urlshortener.links import postgresql, sqlite
 from urlshortener.links.postgresql_connector import Servers
 from urlshortener.links.store import LinkStore
 
+Connect: TypeAlias = Callable[[], LinkStore]
+
 TITLE = "Ten million links in a database"
 
-WHY_MISSED = (
+WHAT_LIMITS = (
     "a hundred thousand links (30 MB) fit in PostgreSQL's 256 MB of shared_buffers, ten million (3 GB) do not, and "
     "are copied from the system's page cache."
 )
@@ -35,22 +39,23 @@ def ask(run: Run) -> None:
     run.ran("the store of links, called directly", cores.SERVICE)
     _on_postgresql(run, few, many)
     with tempfile.TemporaryDirectory(prefix="urlshortener-bench-") as folder:
-        _on_sqlite(run, Path(folder) / "links.db", few, many)
+        _on_sqlite(run, Path(folder), few, many)
 
 
 def _on_postgresql(run: Run, few: int, many: int) -> None:
     server = run.postgresql()
-    database = server.fresh_database()
-    servers = Servers(((server.host, server.port),), server.user, server.password, database)
-    asyncio.run(postgresql.migrate(servers))
-
-    def fill(first: int, count: int) -> None:
-        links.fill_postgresql(server, database, count, first)
-
-    _compare(run, "PostgreSQL", connect=lambda: postgresql.open_store(servers), fill=fill, few=few, many=many)
-    pages = [_pages_from_elsewhere(server, database, many) for _ in range(5)]
+    databases = {count: server.fresh_database() for count in (few, many)}
+    stores: dict[int, Connect] = {}
+    for count, database in databases.items():
+        servers = Servers(((server.host, server.port),), server.user, server.password, database)
+        asyncio.run(postgresql.migrate(servers))
+        run.say(f"PostgreSQL: makes {count:,} links")
+        links.fill_postgresql(server, database, count)
+        stores[count] = partial(postgresql.open_store, servers)
+    _compare(run, "PostgreSQL", stores)
+    pages = [_pages_from_elsewhere(server, databases[many], many) for _ in range(5)]
     run.figure(f"PostgreSQL: pages that 64 lookups find in no buffer of its own, of {many:,}", "pages", pages)
-    size = server.run_sql("SELECT pg_total_relation_size('links')", database=database)
+    size = server.run_sql("SELECT pg_total_relation_size('links')", database=databases[many])
     run.figure(f"PostgreSQL: disk for a link, of {many:,}", "bytes", [int(size) / many])
 
 
@@ -61,47 +66,43 @@ def _pages_from_elsewhere(server: Postgresql, database: str, count: int) -> int:
     return pages
 
 
-def _on_sqlite(run: Run, path: Path, few: int, many: int) -> None:
-    asyncio.run(sqlite.migrate(path))
+def _on_sqlite(run: Run, folder: Path, few: int, many: int) -> None:
+    stores: dict[int, Connect] = {}
+    for count in (few, many):
+        path = folder / f"{count}.db"
+        asyncio.run(sqlite.migrate(path))
+        run.say(f"SQLite: makes {count:,} links")
+        links.fill_sqlite(path, count)
+        stores[count] = partial(sqlite.open_store, path)
+    size = path.stat().st_size
+    _compare(run, "SQLite", stores)
+    run.figure(f"SQLite: disk for a link, of {many:,}", "bytes", [size / many])
 
-    def fill(first: int, count: int) -> None:
-        links.fill_sqlite(path, count, first)
 
-    _compare(run, "SQLite", connect=lambda: sqlite.open_store(path), fill=fill, few=few, many=many)
-    run.figure(f"SQLite: disk for a link, of {many:,}", "bytes", [path.stat().st_size / many])
-
-
-def _compare(
-    run: Run, name: str, *, connect: Callable[[], LinkStore], fill: Callable[[int, int], None], few: int, many: int
-) -> None:
-    fill(1, few)
-    before = _measured(run, connect, few)
-    run.say(f"{name}: makes {many:,} links")
-    fill(few + 1, many - few)
-    after = _measured(run, connect, many)
-    for what, took in after.items():
+def _compare(run: Run, name: str, stores: Mapping[int, Connect]) -> None:
+    """Both are asked by turns, so that both have the same machine, whatever else that does meanwhile."""
+    few, many = stores
+    os.sync()  # what was filled in is on its disk
+    took: dict[int, list[Mapping[str, float]]] = {few: [], many: []}
+    with cores.on(cores.SERVICE):
+        for _ in run.rounds():
+            for count in (few, many, many, few):
+                took[count].append(asyncio.run(_measured(stores[count], count)))
+    for what in took[many][0]:
         run.figure(
             f"{name}: {what}, among {many:,}",
             "ms",
-            took,
-            beside=before[what],
+            [turn[what] for turn in took[many]],
+            beside=[turn[what] for turn in took[few]],
             beside_name=f"among {few:,}",
             goal=Goal(1.5, 1.2, less_is_better=True),
         )
 
 
-def _measured(run: Run, connect: Callable[[], LinkStore], count: int) -> Mapping[str, Sequence[float]]:
-    """What each call takes, once for each round; what was filled in is on its disk by then."""
-    os.sync()
-
-    async def measure() -> Sequence[Mapping[str, float]]:
-        store = connect()
-        try:
-            await milliseconds(store, count, times=20)  # warm
-            return [await milliseconds(store, count) for _ in run.rounds()]
-        finally:
-            await store.close()
-
-    with cores.on(cores.SERVICE):
-        rounds = asyncio.run(measure())
-    return {what: [took[what] for took in rounds] for what in rounds[0]}
+async def _measured(connect: Connect, count: int) -> Mapping[str, float]:
+    store = connect()
+    try:
+        await milliseconds(store, count)  # the other one had the caches before
+        return await milliseconds(store, count)
+    finally:
+        await store.close()

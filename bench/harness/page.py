@@ -80,20 +80,20 @@ def _section(answer: Answer) -> str:
     if answer.failure:
         return "\n".join([*lines, "It failed, so there are no figures.", ""])
     lines += ["| | median | lowest to highest | ratio | goal | |", "|---|---|---|---|---|---|", rows, ""]
-    lines += [*_why_missed(answer), *_what_it_tells(answer)]
+    lines += [*_what_limits(answer), *_what_it_tells(answer)]
     lines += [f"![{curve.title}](performance/{_file(curve.title)})" for curve in answer.curves]
     lines += ["", "Where it ran: " + "; ".join(answer.processes) + ".", ""]
     return "\n".join(lines)
 
 
-def _why_missed(answer: Answer) -> list[str]:
-    """What its question says of that, where a goal was not reached."""
-    is_missed = any(
-        figure.goal is not None and not figure.goal.is_met_by(_measured_by_goal(figure, answer.nginx_scale))
+def _what_limits(answer: Answer) -> list[str]:
+    """What its question says of that, where a goal, or the better one, was not reached."""
+    is_limited = any(
+        figure.goal is not None and not figure.goal.is_surpassed_by(_measured_by_goal(figure, answer.nginx_scale))
         for figure in answer.figures
     )
-    why = getattr(importlib.import_module(f"bench.{answer.question}"), "WHY_MISSED", "")
-    return [f"Why goals are missed: {why}", ""] if is_missed and why else []
+    why = getattr(importlib.import_module(f"bench.{answer.question}"), "WHAT_LIMITS", "")
+    return [f"What limits it: {why}", ""] if is_limited and why else []
 
 
 def _what_it_tells(answer: Answer) -> list[str]:
@@ -129,7 +129,7 @@ def _measured_by_goal(figure: Figure, scale: float) -> float:
 def _verdict(figure: Figure, value: float) -> str:
     goal = figure.goal
     assert goal is not None
-    if goal.better is not None and (value <= goal.better if goal.less_is_better else value >= goal.better):
+    if goal.better is not None and goal.is_surpassed_by(value):
         return "better"
     if goal.is_met_by(value):
         return "met"

@@ -18,6 +18,14 @@ class Goal:
     def is_met_by(self, value: float) -> bool:
         return value <= self.at_least if self.less_is_better else value >= self.at_least
 
+    def is_surpassed_by(self, value: float) -> bool:
+        """Whether nothing better is wanted."""
+        best = self.at_least if self.better is None else self.better
+        return value <= best if self.less_is_better else value >= best
+
+
+IDLE_MIB = Goal(120, 60, less_is_better=True)  # of any of our processes
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
