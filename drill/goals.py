@@ -40,11 +40,6 @@ _WHY = {
         "the next kill finds two masters and waits, which is in its figure. The start delay of the manifests, which "
         "this fault leaves out, is what it takes."
     ),
-    ("counts", "Redis master, killed"): (
-        "Two failovers, one a second after the other (the Sentinels' logs): a Sentinel connects to a new master at "
-        "most once a second, and takes it for down when a second has gone without an answer. A longer down-after would "
-        "prevent it, and take that much longer each time."
-    ),
 }
 
 
