@@ -143,6 +143,8 @@ def redis_is_as_its_operator_wants(cluster: Cluster) -> Iterator[str]:
     pause = re.search(r"sleep (\d+)", command)
     if not pause or int(pause[1]) * 1000 <= int(watch["down-after-milliseconds"]):
         yield "a master that is back before it is missed makes Sentinel wait for half a minute"
+    if not 1200 <= int(watch["down-after-milliseconds"]) <= 2000:
+        yield "a master that was just promoted is taken for down, or one that is down is noticed late"
     needed = int(config.get("min-replicas-to-write", 0))
     if needed >= servers["replicas"]:
         yield "more replicas are needed for a write than there are"
