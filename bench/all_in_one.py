@@ -16,12 +16,7 @@ TITLE = "All in one (SQLite), redirects counted, on one core"
 
 
 def ask(run: Run) -> None:
-    service = Service("run", {"SPOOL_MAX_BYTES": "64Gi"})
-    folder = service.folder / "data"
-    migrate({"DATA_DIR": str(folder)})
-    links.fill_sqlite(folder / "links.db", traffic.CODES)
-    run.start(service, cores.SERVICE, what="urlshortener run")
-    wait_until(lambda: service.metrics()["link_cache_links"] >= traffic.CODES, "the links are in memory", 60)
+    service = started(run)
     memory = service.memory_bytes / 2**20
     nginx = run.start(RedirectingNginx(traffic.targets(traffic.CODES)))
     rates, nginxs, loads, before = [], [], [], 0
@@ -38,3 +33,14 @@ def ask(run: Run) -> None:
     seconds_until_counted(service, expected=before, within_seconds=60)
     found = total(service.urls[1])
     run.check(f"{before:,} redirects, {found:,} counted", holds=before == found)
+
+
+def started(run: Run) -> Service:
+    """With 10,000 links, all of them in its memory."""
+    service = Service("run", {"SPOOL_MAX_BYTES": "64Gi"})
+    folder = service.folder / "data"
+    migrate({"DATA_DIR": str(folder)})
+    links.fill_sqlite(folder / "links.db", traffic.CODES)
+    run.start(service, cores.SERVICE, what="urlshortener run")
+    wait_until(lambda: service.metrics()["link_cache_links"] >= traffic.CODES, "the links are in memory", 60)
+    return service

@@ -1,4 +1,4 @@
-"""`python -m bench.profile redirects|creates|bulk`: where the hot path's time goes, as py-spy sees it from outside.
+"""`python -m bench.profile NAME`: where the hot path's time goes, as py-spy sees it from outside; --help has the names.
 
 Writes a flame graph, profile-NAME.svg, into the current folder, and prints the functions that were found most often at
 the top of the stack. The load is that of the question of this name; its figures are not shown, for being watched slows.
@@ -25,7 +25,7 @@ _SHOWN = 30
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description="Where the hot path's time goes.")
-    parser.add_argument("what", choices=["redirects", "creates", "bulk"])
+    parser.add_argument("what", choices=["redirects", "creates", "bulk", "all_in_one"])
     what = parser.parse_args().what
     shared = Shared(USUAL)
     run = Run(USUAL, Answer(what, "", ""), shared)
@@ -45,11 +45,13 @@ def main() -> int:
 
 
 def _ready(run: Run, what: str) -> tuple[Service, Path, int]:
+    from bench import all_in_one, bulk, creates  # noqa: PLC0415
+
+    if what == "all_in_one":
+        return all_in_one.started(run), run.requests(), 64
     fresh = run.settings(broker=False, counts=False)
     if what == "redirects":
         return shortener.started(run, fresh, traffic.CODES), run.requests(), 64
-    from bench import bulk, creates  # noqa: PLC0415
-
     service = run.start(Service("shortener", fresh.settings), what="shortener-service")
     if what == "creates":
         made = [creates.request(str(number)) for number in range(15_000 * _SECONDS)]
