@@ -13,6 +13,10 @@ from tests.backends.waiting import wait_until
 from tests.journeys.systems import migrate
 
 TITLE = "All in one (SQLite), redirects counted, on one core"
+WHAT_LIMITS = (
+    "counting is done by the core that answers. In `python -m bench.profile all_in_one` nearly a third of the samples "
+    "are in SQLite's transactions of counts; py-spy counts threads that wait for their turn too."
+)
 
 
 def ask(run: Run) -> None:

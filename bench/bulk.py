@@ -11,6 +11,10 @@ from bench.harness.run import Run
 from bench.harness.system import Service, processor_seconds
 
 TITLE = "Bulk creates, a thousand links a request, on one core"
+WHAT_LIMITS = (
+    "the service's core, which its own work for a link fills: the body read and answered, the address checked, the row "
+    "handed to the driver, the link remembered."
+)
 
 _LINKS = 1_000
 _LISTS = 60  # a second of a round: more than are sent

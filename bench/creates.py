@@ -12,6 +12,10 @@ from bench.harness.run import Fresh, Run
 from bench.harness.system import Service, processor_seconds
 
 TITLE = "Creates, durable, on one core"
+WHAT_LIMITS = (
+    "the service's core, which its own work for a create fills. The samples of `python -m bench.profile creates` are "
+    "spread thin: sending the answer has 16 %, waiting for the network 10 %, everything else less than 5 %."
+)
 
 _PREPARED = 60_000  # more than are sent in one round of a usual run
 

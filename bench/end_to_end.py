@@ -12,6 +12,10 @@ from bench.harness.run import Run
 from bench.harness.system import Service
 
 TITLE = "End to end on two cores"
+WHAT_LIMITS = (
+    "two cores for everything: by the tables above the redirect with its message takes 18 µs and its counting 8, and "
+    "on the same cores are Redis' 11, RabbitMQ and the load tool."
+)
 
 _BOTH = (cores.SERVICE, cores.LOAD)
 _SLOW_RATE = 5_000

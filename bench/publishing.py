@@ -16,6 +16,10 @@ from bench.harness.system import Service, broker_of, events_in_queue
 from tests.backends.waiting import wait_until
 
 TITLE = "Redirects, answered, spooled, published and confirmed, on one core"
+WHAT_LIMITS = (
+    "what limits a redirect; and each event is read from the spool again, put into a message and sent, for which there "
+    "is no core but the one that answers."
+)
 
 _LATE_SECONDS = 60.0
 

@@ -21,6 +21,7 @@ from urlshortener.events.event import Plain, encode_plain
 from urlshortener.events.spool import Spool
 
 TITLE = "An event in the spool, beside the write alone"
+WHAT_LIMITS = "more than a third of what the spool does besides the write is the checksum, zlib's CRC-32."
 
 _TURNS = 3_000
 _VISITORS = 64  # of a turn

@@ -1,8 +1,10 @@
 """Short codes: how they are drawn, and which ones a caller may choose."""
 
+import os
 import re
-import secrets
 import string
+import struct
+from collections.abc import Iterator
 
 from urlshortener.errors import InvalidCode
 
@@ -21,9 +23,19 @@ RESERVED = frozenset({
 # fmt: on
 
 
+def _from_the_system() -> Iterator[int]:
+    """Numbers below 2**64 that nobody can guess. The system is asked for many at once: each time it takes longer than
+    all else here."""
+    while True:
+        yield from struct.unpack("=256Q", os.urandom(2048))
+
+
+_numbers = _from_the_system()
+
+
 def draw() -> str:
     """A code that nobody can guess. It may be taken as any other: then the store draws again."""
-    number = secrets.randbelow(len(_LETTERS) ** DRAWN_LENGTH)  # one draw from the system, not eight
+    number = next(_numbers)  # of 64 bits: what the last of them leave uneven is one in a hundred thousand
     letters = []
     for _ in range(DRAWN_LENGTH):
         number, place = divmod(number, len(_LETTERS))
