@@ -29,8 +29,8 @@ TITLE = "Ten million links in a database"
 
 WHAT_LIMITS = (
     "a hundred thousand links (30 MB) fit in PostgreSQL's 256 MB of shared_buffers, and nearly in the processor's "
-    "cache; ten million (3 GB) fit in neither, so that a lookup reads pages from the system's page cache. SQLite with a "
-    "larger cache of its own, or with `mmap`, took the same time."
+    "cache; ten million (3 GB) fit in neither, so that a lookup reads pages from the system's page cache. SQLite with "
+    "a larger cache of its own, or with `mmap`, took the same time."
 )
 
 _FEW, _MANY = 100_000, 10_000_000
