@@ -359,12 +359,13 @@ KILLS = [
     Fault("node", "killed", _node_killed),
 ]
 HANGS = [fault for seconds in (2.0, 15.0) for fault in (*(hung(role, seconds) for role in ROLES), _node_hung(seconds))]
+SERVICES_RESTARTED = _rolling(lambda cluster: [*cluster.shorteners, *cluster.analytics], "both services")
 LONG = [
     Fault("node of the primary", f"away {AWAY_SECONDS:g} s", _node_away, AWAY_SECONDS + 30),
     _all_away("Redis", lambda cluster: cluster.redis),
     _all_away("RabbitMQ", lambda cluster: cluster.rabbitmq),
     _all_away("PostgreSQL", lambda cluster: cluster.postgresql),
-    _rolling(lambda cluster: [*cluster.shorteners, *cluster.analytics], "both services"),
+    SERVICES_RESTARTED,
     _rolling(
         lambda c: [
             *c.etcd,
