@@ -35,7 +35,7 @@ _numbers = _from_the_system()
 
 def draw() -> str:
     """A code that nobody can guess. It may be taken as any other: then the store draws again."""
-    number = next(_numbers)  # of 64 bits: what the last of them leave uneven is one in a hundred thousand
+    number = next(_numbers)  # far above what eight letters hold: each code is as likely as any other, to 1 in 80,000
     letters = []
     for _ in range(DRAWN_LENGTH):
         number, place = divmod(number, len(_LETTERS))
