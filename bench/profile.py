@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from bench import all_in_one, bulk, creates
 from bench.harness import cores, shortener, traffic
 from bench.harness.closed_loop import write_requests
 from bench.harness.results import Answer
@@ -45,8 +46,6 @@ def main() -> int:
 
 
 def _ready(run: Run, what: str) -> tuple[Service, Path, int]:
-    from bench import all_in_one, bulk, creates  # noqa: PLC0415
-
     if what == "all_in_one":
         return all_in_one.started(run), run.requests(), 64
     fresh = run.settings(broker=False, counts=False)

@@ -1,6 +1,6 @@
 """Do lookups, creates and pages slow down between a hundred thousand links and ten million, in either database?
 
-Takes some ten minutes and ten gigabytes, most of it for making the links; so it is asked only by its name.
+Takes some seven minutes and ten gigabytes, most of it for making the links; so it is asked only by its name.
 """
 
 import asyncio

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import random
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -23,6 +21,7 @@ from drill.stores import counts_of
 
 ADDRESS = "127.0.1.20"
 RATES = {Stream.ONE_SHOT: 40.0, Stream.HOT: 140.0, Stream.BEAT: 20.0, Stream.CREATE: 10.0, Stream.COUNT: 20.0}
+_PROGRAM = (sys.executable, "-m", "urlshortener")
 _SECONDS_A_KILL = 8.0
 _KILLED_AT_START, _LONGEST_START_SECONDS = 0.3, 1.0
 
@@ -37,7 +36,7 @@ class Alone(Member):
         self.data = self.folder / "data"
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-m", "urlshortener", "run"]
+        return [*_PROGRAM, "run"]
 
     def _environment(self) -> Mapping[str, str]:
         return {"HOST": self.address, "DATA_DIR": str(self.data)}
@@ -47,10 +46,8 @@ class Alone(Member):
 
     def dead_letters(self) -> int:
         """How many events were set aside, as the program tells."""
-        command = [*self._command()[:-1], "dead-letters", "show"]
-        environment = {**os.environ, **self._environment()}
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
-        return 0 if told == "There are no dead letters.\n" else len(told.splitlines())
+        told = self._run(*_PROGRAM, "dead-letters", "show")
+        return 0 if told == "There are no dead letters." else len(told.splitlines())
 
     @property
     def is_drained(self) -> bool:

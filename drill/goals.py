@@ -22,12 +22,10 @@ _SMALL = (
 _WHY = {
     ("p99", ""): _SMALL,
     ("creates", "PostgreSQL primary, killed"): (
-        "The time until another is primary is Patroni's: etcd's lease ends, and both replicas tell each other how far "
-        f"they are. {_SMALL}"
+        f"Until another is primary, the time is Patroni's; the rest is that of connecting to it. {_SMALL}"
     ),
     ("creates", "PostgreSQL primary, hung"): (
-        f"Creates that wait ask for the primary again at least every {LONGEST_PAUSE_SECONDS * 1.5:g} s; then the "
-        "commit waits for a replica that has given up on the primary meanwhile, and connects to it anew."
+        f"Creates that wait pause for at most {LONGEST_PAUSE_SECONDS * 1.5:g} s before they ask for the primary again."
     ),
     ("cold codes", ""): f"A visitor waits {COLD_SECONDS:g} s; the rest is the way there and back. {_SMALL}",
     ("counts", "RabbitMQ"): (

@@ -1,7 +1,8 @@
 """The settings of production, taken from what its manifests render, and what the drill has otherwise.
 
 `Production.rendered()` is what k8s/overlays/prod says. Every setting there is used as it stands, or DIFFERENCES says
-why not; ADDITIONS are the settings that no manifest has. tests/drill/test_manifests.py holds this file to that.
+why not; ADDITIONS has the drill's own values: of some of those, and of settings that no manifest has.
+tests/drill/test_manifests.py holds this file to that.
 """
 
 import functools
@@ -41,8 +42,8 @@ DIFFERENCES: Mapping[str, str] = {
     "ingress ssl-redirect": "no TLS here",
 }
 
-# System -> setting -> value, where production has the operator's or the server's own. Addresses, folders, names and
-# passwords are each server's (servers.py), and so is all of nginx that is not in the annotations.
+# System -> setting -> value. Where it is no difference, production has the operator's or the server's own. Addresses,
+# folders, names and passwords are each server's (servers.py), and so is all of nginx that is not in the annotations.
 ADDITIONS: Mapping[str, Mapping[str, str]] = {
     "postgresql": {
         "shared_buffers": "32MB",
@@ -125,6 +126,10 @@ class Production:
     def used(self, system: str) -> dict[str, str]:
         """What the drill takes as it stands."""
         return {name: value for name, value in getattr(self, system).items() if f"{system} {name}" not in DIFFERENCES}
+
+    def with_additions(self, system: str) -> dict[str, str]:
+        """All that the drill sets, but what differs from server to server."""
+        return {**ADDITIONS[system], **self.used(system)}
 
 
 def _pairs(lines: Sequence[str], separator: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import redis
 
-from drill.manifests import ADDITIONS, Production
+from drill.manifests import Production
 from tests.backends.server import Server, ServerMissing
 
 NODES = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
@@ -210,7 +210,7 @@ class Postgresql(Member):
 
 def _patroni_cluster() -> dict[str, object]:
     production = Production.rendered()
-    parameters = {**production.used("postgresql"), **ADDITIONS["postgresql"]}
+    parameters = production.with_additions("postgresql")
     return {
         **_PATRONI,
         "synchronous_node_count": production.replicas_to_wait_for,
@@ -240,7 +240,7 @@ class Rabbitmq(Member):
             f"cluster_formation.classic_config.nodes.{number} = {_erlang_name(node)}"
             for number, node in enumerate(NODES, 1)
         )
-        common = {**ADDITIONS["rabbitmq"], **Production.rendered().used("rabbitmq")}
+        common = Production.rendered().with_additions("rabbitmq")
         own = f"listeners.tcp.default = {address}:5672\ndefault_pass = {PASSWORD}\n{nodes}\n"
         settings = own + "".join(f"{name} = {value}\n" for name, value in common.items())
         (self.folder / "rabbitmq.conf").write_text(settings)
@@ -310,7 +310,7 @@ class Redis(Member):
         self.restart_seconds = production.redis_start_delay_seconds
         lines = [f"bind {address}", "port 6379", f"dir {self.folder}", f"requirepass {PASSWORD}"]
         lines.append(f"masterauth {PASSWORD}")
-        lines += [f"{name} {value}" for name, value in {**ADDITIONS["redis"], **production.used("redis")}.items()]
+        lines += [f"{name} {value}" for name, value in production.with_additions("redis").items()]
         # Between addresses of loopback, a connection comes from the one that it goes to: nobody can be told by that.
         lines.append(f"replica-announce-ip {address}")
         if address != NODES[0]:

@@ -23,6 +23,7 @@ from tests.backends.redis import Redis
 from tests.conftest import installed
 from tests.journeys.systems import System, two_services
 from tests.journeys.test_the_road import made, until_counted
+from urlshortener.links.postgresql import WRITE_SECONDS
 
 _REDIRECTS_A_SECOND = 200
 _AWAY_SECONDS = float(os.environ.get("AWAY_SECONDS", "1"))
@@ -202,6 +203,7 @@ async def test_a_create_whose_visitor_leaves_while_the_primary_hangs_is_made(ser
             hasty = asyncio.create_task(_create(client, "hasty"))
             await asyncio.sleep(0.5)
             hasty.cancel()  # which closes its connection
+            await asyncio.sleep(WRITE_SECONDS)  # so that its first attempt is given up, its outcome unknown
         finally:
             await asyncio.to_thread(postgresql.resume)
         await _until_found(client, "hasty")

@@ -1,10 +1,11 @@
-"""Short codes: how they are drawn, and which ones a caller may choose."""
+"""Short codes and ids: how they are drawn, and which codes a caller may choose."""
 
 import os
 import re
 import string
 import struct
 from collections.abc import Iterator
+from uuid import UUID
 
 from urlshortener.errors import InvalidCode
 
@@ -41,6 +42,11 @@ def draw() -> str:
         number, place = divmod(number, len(_LETTERS))
         letters.append(_LETTERS[place])
     return "".join(letters)
+
+
+def draw_id() -> UUID:
+    """The id of a new link, which no other has."""
+    return UUID(int=next(_numbers) << 64 | next(_numbers), version=4)
 
 
 def check_chosen(code: str) -> str:

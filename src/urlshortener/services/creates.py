@@ -5,13 +5,11 @@ together. So what these routes take is checked here, and described here for the 
 """
 
 import hashlib
-import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -160,7 +158,7 @@ def _draft(wanted: NewLink, key: str | None, now: datetime) -> Draft:
     target = normalised(wanted.url)
     expires_at = in_utc(wanted.expires_at) if key else to_come(wanted.expires_at, now)
     return Draft(
-        id=UUID(int=random.getrandbits(128), version=4),  # tells links apart, keeps no secret
+        id=codes.draw_id(),
         code=codes.draw() if wanted.code is None else codes.check_chosen(wanted.code),
         target=target,
         created_at=now,
