@@ -4,7 +4,7 @@ A round ends when the last of its events is counted, so that counting which fall
 """
 
 from bench.harness import cores, links, traffic
-from bench.harness.counts import seconds_until_counted, total
+from bench.harness.counts import check_counts, seconds_until_counted
 from bench.harness.nginx import RedirectingNginx
 from bench.harness.results import IDLE_MIB, Goal
 from bench.harness.run import Run
@@ -33,10 +33,7 @@ def ask(run: Run) -> None:
     run.figure("redirects, all counted", "1/s", rates, goal=Goal(15_000, 30_000))
     run.figure("nginx in the same run", "1/s", nginxs)
     run.figure("memory, idle, with 10,000 links", "MiB", [memory], goal=IDLE_MIB, scales=False)
-    run.check_answered("urlshortener run", loads, before)
-    seconds_until_counted(service, expected=before, within_seconds=60)
-    found = total(service.urls[1])
-    run.check(f"{before:,} redirects, {found:,} counted", holds=before == found)
+    check_counts(run, service, loads)
 
 
 def started(run: Run) -> Service:

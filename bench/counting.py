@@ -2,7 +2,8 @@
 
 The queue is filled before a process starts: 10,000 codes, 10,000 visitors a day, an id for every request. The time
 runs from the first that is counted, by two processes from when both are there, to the last. Two share the core that one
-has for itself, so they ought to count as much together. Afterwards the counts of all codes are added up.
+has for itself, so they ought to count as much together; they are measured by turns, for a Redis that rewrites its file
+or a busy machine makes each of them slower by a quarter now and then. Afterwards the counts of all codes are added up.
 """
 
 import tempfile
@@ -19,11 +20,11 @@ from bench.harness.system import Service, broker_of, processor_seconds, start
 
 TITLE = "Events counted exactly, one analytics process, one Redis"
 WHAT_LIMITS = (
-    "Redis and RabbitMQ share a core, and it is full; most of that is Redis' work. Of two processes each takes smaller "
-    "batches, and what a batch costs is shared by fewer events."
+    "Redis and RabbitMQ share a core, and it is full; most of that is Redis' work, nearly all of it within the "
+    "function that counts."
 )
 
-_EVENTS = 200_000
+_EVENTS = 300_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +38,31 @@ class Counted:
 
 
 def ask(run: Run) -> None:
-    rounds = [(_count(run, processes=1), _count(run, processes=2)) for _ in run.rounds()]
-    alone, both = zip(*rounds, strict=True)
+    alone: list[Counted] = []
+    both: list[Counted] = []
+    for _ in run.rounds():
+        for turns in (alone, both, both, alone):
+            turns.append(_count(run, processes=1 if turns is alone else 2))
     run.figure("events counted", "1/s", [one.a_second for one in alone], goal=Goal(50_000, 100_000))
     run.figure("the process' own work for an event", "µs", [one.own_work for one in alone])
     run.figure("memory, as it starts", "MiB", [one.starting_mib for one in alone], goal=IDLE_MIB, scales=False)
     less = Goal(20, 10, less_is_better=True)
     run.figure("Redis' work for an event", "µs", [one.work_of_redis for one in alone], goal=less)
-    for name, unit, field in (
-        ("events counted, two processes that share the queue and the core", "1/s", "a_second"),
-        ("the two processes' own work for an event", "µs", "own_work"),
-        ("Redis' work for an event, two processes", "µs", "work_of_redis"),
+    no_slower = Goal(0.9, 1.0)
+    for name, unit, field, goal in (
+        ("events counted, two processes that share the queue and the core", "1/s", "a_second", no_slower),
+        ("the two processes' own work for an event", "µs", "own_work", None),
+        ("Redis' work for an event, two processes", "µs", "work_of_redis", None),
     ):
         beside = [getattr(one, field) for one in alone]
-        run.figure(name, unit, [getattr(one, field) for one in both], beside=beside, beside_name="one process")
+        found = [getattr(one, field) for one in both]
+        run.figure(name, unit, found, beside=beside, beside_name="one process", goal=goal)
 
 
 def _count(run: Run, processes: int) -> Counted:
-    events = run.so_many(_EVENTS) * processes
+    events = run.so_many(_EVENTS)
     fresh = run.settings()
+    run.redis().ask("FLUSHALL")  # of the turns before: rewriting its file would take longer each time
     run.say(f"publishes {events:,} events")
     with tempfile.TemporaryDirectory() as folder:
         publish(Path(folder), broker_of(run.rabbitmq(), fresh.vhost), events)

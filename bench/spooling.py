@@ -21,7 +21,10 @@ from urlshortener.events.event import Plain, encode_plain
 from urlshortener.events.spool import Spool
 
 TITLE = "An event in the spool, beside the write alone"
-WHAT_LIMITS = "more than a third of what the spool does besides the write is the checksum, zlib's CRC-32."
+WHAT_LIMITS = (
+    "of what the spool does besides the write a fifth joins the events and a third puts them into a frame with its "
+    "checksum; the rest is for the turn: its future, its numbers, its metrics."
+)
 
 _TURNS = 3_000
 _VISITORS = 64  # of a turn

@@ -3,12 +3,15 @@
 import asyncio
 import time
 import urllib.request
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from bench.harness import traffic
+from bench.harness.closed_loop import Load
+from bench.harness.run import Run
 from bench.harness.system import Lost, Service
 from urlshortener.events.amqp import AmqpPublisher, Broker, Topology
 from urlshortener.events.spool import Spool
@@ -54,6 +57,15 @@ def total(analytics_url: str) -> int:
         offset += _PAGE
         if offset >= page.total:
             return found
+
+
+def check_counts(run: Run, service: Service, loads: Sequence[Load]) -> None:
+    """Every redirect of `urlshortener run` is counted once: those of wrk, and there were no others."""
+    redirected = service.redirected
+    run.check_answered("urlshortener run", loads, redirected)
+    seconds_until_counted(service, expected=redirected, within_seconds=60)
+    found = total(service.urls[1])
+    run.check(f"{redirected:,} redirects, {found:,} counted", holds=redirected == found)
 
 
 def publish(folder: Path, broker: Broker, count: int) -> None:

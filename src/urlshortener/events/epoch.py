@@ -14,7 +14,8 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from urlshortener.events.segment import FAMILY, MAGIC, Frame, Segment
 from urlshortener.telemetry import LOG, SPOOL_TORN

@@ -9,9 +9,9 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 import msgspec
+from isal.isal_zlib import crc32
 
 FAMILY = b"USF"
 MAGIC = FAMILY + b"1"  # another number: another layout
