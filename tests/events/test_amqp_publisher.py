@@ -12,6 +12,8 @@ import pytest
 from tests.backends.rabbitmq import Rabbitmq
 from tests.events.memory_spool import EPOCH, MemorySpool
 from urlshortener.events.amqp import AmqpPublisher, Broker, Topology
+from urlshortener.events.amqp_publisher import _Window
+from urlshortener.events.spool import Batch
 from urlshortener.telemetry import BROKER_BLOCKED
 
 TOPOLOGY = Topology()
@@ -206,3 +208,14 @@ async def test_no_log_line_has_the_password_or_the_words_of_the_driver(caplog: p
     shown = [f"{record.message} {vars(record)}" for record in caplog.records if record.levelname != "DEBUG"]
     assert any("broker_away" in line for line in shown)
     assert not [line for line in shown if "very-secret" in line or "aiormq" in line]
+
+
+async def test_the_end_of_an_epoch_and_an_event_that_came_after_all_are_two_messages() -> None:
+    window = _Window()
+    end = Batch(EPOCH, 7, 0, b"", last_of_epoch=True, highest_seq=6)
+    late = Batch(EPOCH, 7, 1, b"{}", last_of_epoch=True, highest_seq=7)
+    for batch in (end, late):
+        window.sent(batch)
+    for batch in (end, late):
+        assert window.confirmed(batch) >= 0
+    assert window.longest_wait_seconds(0) == 0

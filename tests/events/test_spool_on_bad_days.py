@@ -4,13 +4,14 @@ import asyncio
 import errno
 import json
 import os
+import resource
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from tests.events.test_spool import _forget, _seconds, all_identities, appended, opened, taken
-from urlshortener.events.spool import Spool
+from urlshortener.events.spool import _MOST_ADOPTED, Spool
 
 _DAY_SECONDS = 86_400
 
@@ -175,3 +176,77 @@ async def test_done_after_the_end_touches_nothing_that_may_be_another_s(tmp_path
     spool.close()
     spool.done(batch)
     assert await all_identities(opened(tmp_path)) == {(batch.epoch, 0)}
+
+
+async def test_what_waits_in_memory_goes_to_the_disk_though_nobody_comes_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urlshortener.events.spool._TRY_DISK_SECONDS", 0.001)
+    spool = opened(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("urlshortener.events.segment.os.write", full)
+        await appended(spool)
+        await asyncio.sleep(0.01)
+        assert spool._in_memory
+    async with asyncio.timeout(5):
+        while spool._in_memory:
+            await asyncio.sleep(0.001)
+    epoch = spool.epoch
+    _forget(spool)  # killed
+    assert await all_identities(opened(tmp_path)) == {(epoch, 0)}
+
+
+async def test_its_bound_is_for_all_that_lies_there_of_however_many_dead_processes(tmp_path: Path) -> None:
+    def bytes_on_disk() -> int:
+        return sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+
+    for _ in range(2 * _MOST_ADOPTED):
+        dead = opened(tmp_path)
+        for _ in range(20):
+            await appended(dead)
+        _forget(dead)
+    (tmp_path / "quarantine").mkdir()
+    (tmp_path / "quarantine" / "something.damaged").write_bytes(bytes(10_000))
+    left = bytes_on_disk()
+    bound = left + 20_000
+    spool = opened(tmp_path, max_bytes=bound)
+    for _ in range(200):
+        await appended(spool)
+    assert bound - 1_000 < bytes_on_disk() <= bound
+    assert left - 11_000 < spool._bytes_left() - spool._own.bytes_on_disk <= left - 10_000  # but for their cursors
+    assert spool._in_memory
+
+
+async def test_a_spool_of_a_living_process_is_no_part_of_anothers_bound(tmp_path: Path) -> None:
+    neighbour = opened(tmp_path)
+    for _ in range(100):
+        await appended(neighbour)
+    spool = opened(tmp_path, max_bytes=4_000)
+    await appended(spool)
+    assert not spool._in_memory
+    assert spool._bytes_left() == spool._own.bytes_on_disk
+
+
+async def test_a_disk_that_gives_nothing_back_is_no_reason_to_say_no_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    await appended(spool)
+    assert spool._own.oldest_ms is not None
+    monkeypatch.setattr("urlshortener.events.segment.os.pread", full)
+    assert spool._oldest_seconds() == 0
+
+
+async def test_a_dead_letter_that_the_disk_did_not_take_leaves_no_half_of_it(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    spool.set_aside(b"x" * 99)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"."):
+                spool.set_aside(b"y" * 99)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    spool.set_aside(b"z" * 99)
+    assert (tmp_path / "dead-letters.jsonl").read_bytes() == b"x" * 99 + b"\n" + b"z" * 99 + b"\n"

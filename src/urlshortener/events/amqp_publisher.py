@@ -177,7 +177,8 @@ class _Window:
     """Messages that are not confirmed yet: enough to hide the round trip, few enough to send again."""
 
     def __init__(self) -> None:
-        self._sent: dict[tuple[str, int], _Sent] = {}
+        # The end of an epoch, told alone, and an event that came after all have one number: their counts differ.
+        self._sent: dict[tuple[str, int, int], _Sent] = {}
         self._bytes = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -187,12 +188,12 @@ class _Window:
         await self._has_room.wait()
 
     def sent(self, batch: Batch) -> None:
-        self._sent[batch.epoch, batch.first_seq] = _Sent(self._now(), len(batch.body))
+        self._sent[batch.epoch, batch.first_seq, batch.count] = _Sent(self._now(), len(batch.body))
         self._resize(len(batch.body))
 
     def confirmed(self, batch: Batch) -> float:
         """The seconds that it took."""
-        sent = self._sent.pop((batch.epoch, batch.first_seq))
+        sent = self._sent.pop((batch.epoch, batch.first_seq, batch.count))
         self._resize(-sent.size)
         return self._now() - sent.at
 

@@ -128,11 +128,13 @@ class Epoch:
 
     @property
     def oldest_ms(self) -> int | None:
-        """When the first event that is not done was written."""
+        """When the first event that is not done was written; None also if the disk does not give it back."""
         if self._taken:
             return self._taken[0].written_ms
-        frames = self._reading[0].read(self._reading[1], 1).frames if self._reading else []
-        return frames[0].written_ms if frames else None
+        with contextlib.suppress(OSError):
+            frames = self._reading[0].read(self._reading[1], 1).frames if self._reading else []
+            return frames[0].written_ms if frames else None
+        return None
 
     @property
     def is_finished(self) -> bool:
@@ -352,6 +354,22 @@ def _locked(folder: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process has this epoch's lock. To look takes it for a moment: who wants it then tries again."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
 
 
 def _check_layout(path: Path) -> None:

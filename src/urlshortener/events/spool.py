@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import math
+import os
 import secrets
 import time
 from collections import deque
@@ -11,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from urlshortener.errors import WrongSetting
-from urlshortener.events.epoch import EPOCH_NAME, Batch, Epoch, Held, OtherVersion
+from urlshortener.events.epoch import EPOCH_NAME, Batch, Epoch, Held, OtherVersion, is_held
 from urlshortener.events.event import Plain, encode, encode_plain
 from urlshortener.events.segment import Frame
 from urlshortener.events.strict import Confirmations
@@ -33,6 +35,7 @@ _CURSOR_SECONDS = 0.1
 _LOOK_AROUND_SECONDS = 3.0
 _TRY_AGAIN_SECONDS = 60.0
 _COMPLAIN_SECONDS = 10.0
+_TRY_DISK_SECONDS = 1.0
 _MOST_ADOPTED = 8  # at a time; the others wait in their folders
 _TOO_OLD_SECONDS = 7 * 86400  # the counts remember an epoch for 14 days: what is sent later could be counted twice
 
@@ -53,7 +56,7 @@ class Spool:
 
     A disk that takes nothing (full, or over `max_bytes`) never stops a redirect: then events wait in memory, a few
     thousand of them, are given out first, and go to the disk as soon as it takes some again; those that do not fit are
-    counted as unspooled.
+    counted as unspooled. `max_bytes` is for all that lies in the folder and is no other living process's.
 
     A `strict` one keeps whoever appends waiting until the events are done: see events/strict.py.
     """
@@ -81,6 +84,9 @@ class Spool:
         self._arrived = asyncio.Event()
         self._confirmations = Confirmations() if strict else None
         self._cursor_timer: asyncio.TimerHandle | None = None
+        self._disk_timer: asyncio.TimerHandle | None = None
+        self._waiting_bytes = 0  # of dead processes' spools that nobody has adopted yet
+        self._aside_bytes = 0
         self._looked_around = float("-inf")
         self._saw_more = False  # than may be adopted at a time
         self._complained = float("-inf")
@@ -174,6 +180,7 @@ class Spool:
                 self._write_memory()
             else:
                 self._keep_in_memory(frames)
+                self._try_disk_later()
         finally:
             if self._confirmations is None:
                 written.set_result(None)
@@ -190,7 +197,8 @@ class Spool:
     def _write(self, frames: list[Frame]) -> bool:
         if self._is_closed or not frames:
             return not frames
-        on_disk = self._own.bytes_on_disk + sum([epoch.bytes_on_disk for epoch in self._epochs.values()])
+        elsewhere = self._waiting_bytes + self._aside_bytes
+        on_disk = elsewhere + self._own.bytes_on_disk + sum([epoch.bytes_on_disk for epoch in self._epochs.values()])
         if on_disk + sum([frame.size for frame in frames]) > self._max_bytes:
             self._complain("over SPOOL_MAX_BYTES")
             return False
@@ -219,6 +227,16 @@ class Spool:
             self._in_memory.popleft()
             self._in_memory_bytes -= len(kept.body)
             EVENTS_SPOOLED.inc(kept.count)
+
+    def _try_disk_later(self) -> None:
+        """Also if nobody appends any more."""
+        if self._in_memory and self._disk_timer is None and not self._is_closed:
+            self._disk_timer = asyncio.get_running_loop().call_later(_TRY_DISK_SECONDS, self._try_disk)
+
+    def _try_disk(self) -> None:
+        self._disk_timer = None
+        self._write_memory()
+        self._try_disk_later()
 
     def _drop(self, frame: Frame) -> None:
         EVENTS_UNSPOOLED.inc(frame.count)
@@ -296,7 +314,7 @@ class Spool:
             self._epochs.pop(epoch.name).let_go()
 
     def _look_around(self) -> None:
-        """Adopt what dead processes left."""
+        """Adopt what dead processes left, and see what else lies there."""
         self._looked_around = self._clock()
         self._saw_more = False
         try:
@@ -304,14 +322,16 @@ class Spool:
         except OSError:
             LOG.exception("spool_unreadable", extra={"folder": str(self._folder)})
             return
+        self._waiting_bytes, self._aside_bytes = 0, _bytes_in(self._aside)
         for folder in folders:
-            if len(self._epochs) >= _MOST_ADOPTED:
-                self._saw_more = True
-                return
+            if folder.name == self.epoch or folder.name in self._epochs or not EPOCH_NAME.fullmatch(folder.name):
+                continue
             is_left_alone = self._left_alone.get(folder.name, 0.0) > self._clock()
-            known = folder.name == self.epoch or folder.name in self._epochs or is_left_alone
-            if not known and EPOCH_NAME.fullmatch(folder.name):
+            if not is_left_alone and len(self._epochs) < _MOST_ADOPTED:
                 self._adopt(folder)
+            elif not is_held(folder):
+                self._waiting_bytes += _bytes_in(folder)
+                self._saw_more |= not is_left_alone
 
     def _adopt(self, folder: Path) -> None:
         try:
@@ -363,6 +383,7 @@ class Spool:
         for epoch in self._sending():
             epoch.rewind()
         self._take_back_into_memory()
+        self._try_disk_later()
         self._arrived.set()
 
     def _take_back_into_memory(self) -> None:
@@ -390,11 +411,17 @@ class Spool:
 
     def set_aside(self, line: bytes) -> None:
         """Keep what no reader of events could read, a line of JSON each, for a person to look at."""
-        with (self._folder / "dead-letters.jsonl").open("ab") as file:
-            file.write(line + b"\n")
+        with (self._folder / "dead-letters.jsonl").open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(line + b"\n") <= len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(end)  # half a line would spoil the next one too
+                raise
 
     def _bytes_left(self) -> int:
-        return 0 if self._is_closed else sum(epoch.bytes_left for epoch in self._sending())
+        return 0 if self._is_closed else self._waiting_bytes + sum(epoch.bytes_left for epoch in self._sending())
 
     def _oldest_seconds(self) -> float:
         if self._is_closed:
@@ -412,10 +439,19 @@ class Spool:
         EVENTS_UNSPOOLED.inc(sum(batch.count for batch in self._in_memory))
         self._in_memory.clear()
         self._is_closed = True
-        if self._cursor_timer is not None:
-            self._cursor_timer.cancel()
+        for timer in (self._cursor_timer, self._disk_timer):
+            if timer is not None:
+                timer.cancel()
         for epoch in self._sending():
             epoch.close()
+
+
+def _bytes_in(folder: Path) -> int:
+    """Of its files; 0 if it is not there, or goes while one looks."""
+    try:
+        return sum(path.stat().st_size for path in folder.iterdir())
+    except OSError:
+        return 0
 
 
 class _EventIds:

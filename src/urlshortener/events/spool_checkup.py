@@ -1,10 +1,11 @@
 """What lies in a folder of spools, for a person who wants to know. Nothing is adopted, and nothing is changed."""
 
-import fcntl
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from urlshortener.events.epoch import is_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +34,10 @@ def look_at(folder: Path) -> SpoolFolder:
         is_there=True,
         can_be_written=os.access(folder, os.W_OK),
         epochs=len(epochs),
-        unadopted=sum(not _is_held(epoch) for epoch in epochs),
+        unadopted=sum(not is_held(epoch) for epoch in epochs),
         bytes=sum(segment.st_size for segment in segments),
         oldest_seconds=time.time() - min((segment.st_mtime for segment in segments), default=time.time()),
         set_aside=len(list((folder / "quarantine").glob("*"))),
         dead_letters=letters.read_bytes().count(b"\n") if letters.exists() else 0,
         free_bytes=space.f_bavail * space.f_frsize,
     )
-
-
-def _is_held(epoch: Path) -> bool:
-    """Whether a process has its lock. To look takes it for a moment: who wants it then tries again."""
-    try:
-        lock = os.open(epoch / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(lock)
