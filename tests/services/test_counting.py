@@ -505,3 +505,32 @@ async def test_what_is_missing_is_a_metric_by_shortener_and_hour_until_it_heals(
     stats.is_away, stats.drifts = False, []
     await until(lambda: shown() == {})
     reconciling.cancel()
+
+
+async def test_a_store_that_fails_before_anything_may_be_acknowledged_is_asked_less_and_less_often(
+    source: ScriptedSource, stats: ScriptedStats, clock: MonotonicClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pauses() -> list[float]:
+        return [vars(line)["pause_seconds"] for line in caplog.records if line.msg == "counting_paused"]
+
+    async def fail() -> None:
+        times = source.times_given_back
+        stats.is_away = True
+        await until(lambda: source.times_given_back == times + 1)
+        stats.is_away = False
+
+    async with running(source, stats, clock):
+        told = source.put(*accesses(1))
+        for _ in range(4):
+            calls = len(stats.calls)
+            await until(lambda: len(stats.calls) > calls)  # noqa: B023 (it is counted, each time)
+            await fail()
+        assert pauses() == [0.001 * 2**outage for outage in range(4)]
+        calls = len(stats.calls)
+        await until(lambda: len(stats.calls) > calls)
+        clock.seconds += 4
+        await until(lambda: told.is_acknowledged)
+        source.put(*accesses(2))
+        await until(lambda: len(stats.calls) > calls + 1)
+        await fail()
+        assert pauses()[4:] == [0.001]

@@ -28,9 +28,9 @@ async def opened() -> AsyncIterator[Open]:
     """Opens stores, and closes them when the test is over."""
     made: list[RedisStats] = []
 
-    def open_store(place: RedisServer | Sentinels, replicas_to_wait_for: int | None = None) -> RedisStats:
+    def open_store(place: RedisServer | Sentinels) -> RedisStats:
         connection = RedisConnection(place)
-        made.append(RedisStats(connection, retention=RETENTION, replicas_to_wait_for=replicas_to_wait_for))
+        made.append(RedisStats(connection, retention=RETENTION))
         return made[-1]
 
     yield open_store
@@ -228,13 +228,28 @@ async def test_a_batch_too_few_replicas_have_says_so(opened: Open, own_redis_sen
 async def test_a_single_redis_waits_for_nobody_and_says_so_once(
     opened: Open, redis_server: Redis, redis_database: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = opened(at(redis_server, redis_database), replicas_to_wait_for=2)
+    store = opened(at(redis_server, redis_database))
     assert (await store.record([access(0)])).replicated
     assert (await store.record([access(1)])).replicated
     assert caplog.text.count("counts_on_one_disk") == 1
 
 
 # the library
+
+
+async def test_a_server_that_still_has_no_library_after_it_was_loaded_is_as_good_as_away(
+    opened: Open, redis_server: Redis, redis_database: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def on_the_master_before(connection: RedisConnection, library: str) -> None:
+        """It was loaded there, and there is another since."""
+
+    monkeypatch.setattr(RedisConnection, "load", on_the_master_before)
+    monkeypatch.setattr("urlshortener.stats.redis._VERSION", "v0")
+    store = opened(at(redis_server, redis_database))
+    with pytest.raises(StoreUnavailable):
+        await store.record([access(0)])
+    with pytest.raises(StoreUnavailable):
+        await store.top(1, 0)
 
 
 async def test_two_versions_of_the_library_count_side_by_side(

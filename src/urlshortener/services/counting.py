@@ -57,8 +57,8 @@ class Counting:
 
     **While the store is away nothing is consumed.** What had been delivered is given back once, and asked for again
     when the store takes writes. So a long outage costs an event one redelivery, not one for every attempt, and never
-    brings it to the dead letters. A store that answers, but takes no batch (a full disk, a wrong right), is asked less
-    and less often.
+    brings it to the dead letters. A store that answers, but takes no batch (a full disk, a wrong right), or fails
+    before one may be acknowledged, is asked less and less often.
     """
 
     def __init__(
@@ -115,13 +115,12 @@ class Counting:
         if self._stats.grace_seconds:
             self._unsettled.append(batch)
         else:
-            _acknowledge(batch)
+            self._acknowledge(batch)
 
     async def _recorded(self, deliveries: Sequence[Delivery]) -> _Batch:
         progress = [delivery.progress for delivery in deliveries if delivery.progress]
         with traces.counting(deliveries):
             recorded = await self._stats.record(_events(deliveries), progress)
-        self._pause_seconds = _FIRST_PAUSE_SECONDS
         return _Batch(deliveries, recorded, self._clock())
 
     async def _settle_all(self) -> None:
@@ -140,10 +139,15 @@ class Counting:
             if self._may_be_forgotten(batch) or (is_due and not batch.recorded.replicated):
                 undone += batch.deliveries
             elif is_due:
-                _acknowledge(batch)
+                self._acknowledge(batch)
             else:
                 self._unsettled.append(batch)
         await self._count_again(undone)
+
+    def _acknowledge(self, batch: _Batch) -> None:
+        for delivery in batch.deliveries:
+            delivery.acknowledge()
+        self._pause_seconds = _FIRST_PAUSE_SECONDS  # only now: else a store that fails every second is asked as often
 
     async def _count_again(self, deliveries: list[Delivery]) -> None:
         """In large batches: while a store has no replica, each call waits for one."""
@@ -225,11 +229,6 @@ def _first_batch(deliveries: list[Delivery]) -> tuple[list[Delivery], list[Deliv
         events += len(deliveries[taken].events)
         taken += 1
     return deliveries[:taken], deliveries[taken:]
-
-
-def _acknowledge(batch: _Batch) -> None:
-    for delivery in batch.deliveries:
-        delivery.acknowledge()
 
 
 def _leave_if_cancelled() -> None:

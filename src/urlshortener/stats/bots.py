@@ -5,8 +5,9 @@ from functools import lru_cache
 
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA  # type: ignore[import-untyped]
 
-_LONGEST_USER_AGENT = 512  # characters; what stands behind them is not looked at
-_REMEMBERED = 16_384  # user agents, of at most 512 characters each: some 10 MiB if somebody sends nonsense
+from urlshortener.events.event import LONGEST_USER_AGENT
+
+_REMEMBERED = 16_384  # user agents: some 10 MiB if somebody sends nonsense
 
 _PATTERNS = [str(entry["pattern"]) for entry in CRAWLER_USER_AGENTS_DATA]
 _PLAIN = re.compile(r"(?:[^\\\[\](){}+*?|^$.]|\\[^\w])+")  # a pattern that means only its own characters
@@ -26,7 +27,7 @@ def is_bot(user_agent: str | None) -> bool:
     No user agent is no bot: privacy proxies take it away, and foreign publishers may not send it; only who says so
     is one. Cheap for any text, and known by heart for those that come again.
     """
-    return user_agent is not None and _matches(user_agent[:_LONGEST_USER_AGENT])
+    return user_agent is not None and _matches(user_agent[:LONGEST_USER_AGENT])
 
 
 @lru_cache(_REMEMBERED)

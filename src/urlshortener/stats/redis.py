@@ -34,8 +34,7 @@ class RedisStats:
     What the last seconds brought may be undone: the append-only file may be written up to 2 s late when the master is
     killed and started again at once, and Sentinel may promote a replica that is behind. Then `generation` has grown.
 
-    `replicas_to_wait_for`: how many replicas, of those that are there, must have a batch before it counts as
-    replicated; None: all of them. Under Sentinel at least one, unless that is 0.
+    A batch counts as replicated once all replicas that are there have it; under Sentinel at least one.
     """
 
     def __init__(
@@ -44,12 +43,10 @@ class RedisStats:
         *,
         retention: timedelta,
         requests: RequestMemory = _REQUESTS,
-        replicas_to_wait_for: int | None = None,
     ) -> None:
         self._connection = connection
         self._retention_seconds = int(retention.total_seconds())
         self._requests = requests
-        self._replicas_to_wait_for = replicas_to_wait_for
         self._said_that_it_is_alone = False
 
     @property
@@ -100,7 +97,7 @@ class RedisStats:
         elif there == 0 and not self._said_that_it_is_alone:
             self._said_that_it_is_alone = True
             LOG.warning("counts_on_one_disk")
-        return there if self._replicas_to_wait_for is None else min(there, self._replicas_to_wait_for)
+        return there
 
     async def of(self, code: str) -> LinkStats | None:
         (record,) = await self._connection.read(("GET", f"us:r:{code}"))

@@ -51,8 +51,9 @@ class Sentinels:
     database: int = 0
 
 
-class FunctionMissing(Exception):
-    """The server does not have the function library: nothing was done."""
+class FunctionMissing(StoreUnavailable):
+    """The server does not have the function library: nothing was done. If it has not after it was loaded, it is another
+    server by now, and to the caller as good as away."""
 
 
 class Line:
