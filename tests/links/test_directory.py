@@ -726,6 +726,20 @@ async def test_a_change_that_hangs_is_answered_in_time_and_goes_on(directory: Di
     await until(lambda: directory.known("cat") is not None)
 
 
+@pytest.mark.usefixtures("hasty")
+async def test_a_change_is_not_tried_again_once_its_caller_was_answered(
+    directory: Directory, store: ScriptedStore
+) -> None:
+    store.primary["cat"] = a_link("cat")
+    store.fail(OutcomeUnknown("cut"), "change")
+    with pytest.raises(OutcomeUnknown):
+        await directory.change("cat", Change(target="https://first.example/"), NOON)
+    store.recover()
+    await directory.change("cat", Change(target="https://second.example/"), NOON)
+    await until(lambda: not directory._writes._alone)
+    assert store.primary["cat"].target == "https://second.example/"
+
+
 # the rest of management
 
 

@@ -153,6 +153,20 @@ async def test_a_row_whose_target_is_not_safe_is_left_out_and_logged(
     assert "link_not_safe" in caplog.text
 
 
+async def test_a_page_is_full_although_a_row_on_it_is_left_out(store: SqlLinkStore, connections: Database) -> None:
+    for number in range(5):
+        await add(store, draft(f"cat{number}", created_at=NOW + timedelta(seconds=number)))
+
+    async def spoil(connection: Any) -> None:
+        two = links.c.code.in_(["cat1", "cat3"])
+        await connection.execute(sa.update(links).where(two).values(target="javascript:alert(1)"))
+
+    await connections.write(spoil)
+    assert [link.code for link in await store.page(2)] == ["cat4", "cat2"]
+    assert [link.code for link in await store.page(3)] == ["cat4", "cat2", "cat0"]
+    assert [link.code for link in await store.page(9)] == ["cat4", "cat2", "cat0"]
+
+
 async def test_a_repeated_draft_gives_the_same_link_and_writes(store: SqlLinkStore, connections: Database) -> None:
     new = draft()
     made = await add(store, new)

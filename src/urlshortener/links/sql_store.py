@@ -280,12 +280,22 @@ class SqlLinkStore:
             raise Refused("The database does not take this change as it stands.") from None
 
     async def page(self, limit: int, after: PageMark | None = None) -> list[Link]:
+        found: list[Link] = []
+        while (wanted := limit - len(found)) > 0:  # again, where a row was left out: a short page would be the last
+            rows = await self._rows(wanted, after)
+            found += _safe_links(rows)
+            if len(rows) < wanted:
+                break
+            after = PageMark(rows[-1].created_at, rows[-1].id)
+        return found
+
+    async def _rows(self, limit: int, after: PageMark | None) -> Sequence[AnyRow]:
         place = tuple_(links.c.created_at, links.c.id)
         statement = select(*_COLUMNS).where(_IS_KEPT).limit(limit)
         statement = statement.order_by(links.c.created_at.desc(), links.c.id.desc())
         if after is not None:
             statement = statement.where(place < tuple_(after.created_at, after.id))
-        return _safe_links(await self._database.read(lambda connection: _all(connection, statement)))
+        return await self._database.read(lambda connection: _all(connection, statement))
 
     async def forget_old_keys(self, over_before: datetime, limit: int) -> int:
         keys = idempotency_keys.c

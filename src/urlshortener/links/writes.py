@@ -37,7 +37,8 @@ class Writes:
 
     A write runs in a task that no request can cancel, for a commit that is broken off may be done all the same.
     Its caller hears within ANSWER_SECONDS: the outcome; or StoreUnavailable, if nothing was done; or OutcomeUnknown,
-    and the write goes on for a while to settle it.
+    and the write goes on for a while to settle it. Not so a change: what its caller or another changes next would be
+    undone, so it is not tried again once its caller was answered.
     """
 
     def __init__(self, store: LinkStore, cache: Cache) -> None:
@@ -72,7 +73,7 @@ class Writes:
                     self._cache.keep_own(link, reading)
             return link
 
-        return await self._by_itself(attempt)
+        return await self._by_itself(attempt, settles=False)
 
     async def delete(self, code: str, now: datetime) -> bool:
         async def attempt() -> bool:
@@ -82,7 +83,7 @@ class Writes:
                 self._cache.keep_deletion(code)
             return is_deleted
 
-        return await self._by_itself(attempt)
+        return await self._by_itself(attempt, settles=True)
 
     async def stop(self) -> None:
         """Give writes that are under way a moment to end."""
@@ -137,18 +138,18 @@ class Writes:
         link = (await self._store.find_many([code])).get(code)
         return link is not None and link.deleted_at == now
 
-    async def _by_itself(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    async def _by_itself(self, attempt: Callable[[], Awaitable[Result]], *, settles: bool) -> Result:
         question: Question[None, Result] = Question(None)
-        write = asyncio.create_task(_answer(question, attempt))
+        write = asyncio.create_task(_answer(question, attempt, settles))
         self._alone.add(write)
         write.add_done_callback(self._alone.discard)
         await asyncio.wait((question.answered,), timeout=ANSWER_SECONDS)
         return _outcome(question)
 
 
-async def _answer(question: Question[None, Result], attempt: Callable[[], Awaitable[Result]]) -> None:
+async def _answer(question: Question[None, Result], attempt: Callable[[], Awaitable[Result]], settles: bool) -> None:
     try:
-        question.answer(await _until_known(attempt))
+        question.answer(await _until_known(attempt, settles=settles))
     except asyncio.CancelledError:
         question.fail(OutcomeUnknown("The service stopped before the database answered."))
         raise
@@ -178,8 +179,9 @@ def _outcome(question: Question[Asked, Result]) -> Result:
     return question.answered.result()
 
 
-async def _until_known(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Try the same write again, with growing pauses, while its caller may wait or its outcome is unknown."""
+async def _until_known(attempt: Callable[[], Awaitable[Result]], *, settles: bool = True) -> Result:
+    """Try the same write again, with growing pauses, while its caller may wait; if it settles, also while its outcome
+    is unknown."""
     loop = asyncio.get_running_loop()
     began_at = loop.time()
     pause = FIRST_PAUSE_SECONDS
@@ -190,7 +192,7 @@ async def _until_known(attempt: Callable[[], Awaitable[Result]]) -> Result:
         except (StoreUnavailable, OutcomeUnknown) as error:
             last = error
             may_be_done = may_be_done or isinstance(error, OutcomeUnknown)
-        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if may_be_done else -LAST_ATTEMPT_SECONDS)
+        patience_seconds = ANSWER_SECONDS + (SETTLE_SECONDS if may_be_done and settles else -LAST_ATTEMPT_SECONDS)
         this_pause = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, keeps no secret
         if loop.time() + this_pause > began_at + patience_seconds:
             raise last
