@@ -389,6 +389,20 @@ async def test_what_goes_on_and_on_is_cut_off(client: Client, app: App, kind: st
     assert largest < protocol._MOST_REQUEST_BYTES  # what a route refuses, it refuses itself
 
 
+@pytest.mark.parametrize("kind", ["a body", "chunks", "no chunks"])
+async def test_a_body_that_goes_wrong_after_the_answer_gets_no_second_one(client: Client, kind: str) -> None:
+    head, part = {
+        "a body": (b"Content-Length: 100000000\r\n\r\n", b"a" * 60_000),
+        "chunks": (b"Transfer-Encoding: chunked\r\n\r\n", b"ea60\r\n" + b"a" * 60_000 + b"\r\n"),
+        "no chunks": (b"Transfer-Encoding: chunked\r\n\r\n", b"what comes here is no chunk\r\n"),
+    }[kind]
+    await client.send(b"POST /at-once HTTP/1.1\r\n" + _HOST + head)
+    assert (await client.answer())[0] == 200
+    sending = asyncio.create_task(client.send(*[part] * 200))
+    await client.is_closed()
+    sending.cancel()
+
+
 async def test_who_waits_to_be_told_to_go_on_is_told(client: Client) -> None:
     await client.send(b"POST /a HTTP/1.1\r\n" + _HOST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
     assert (await client.answer())[0] == 100

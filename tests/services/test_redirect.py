@@ -32,6 +32,18 @@ async def test_a_visitor_is_sent_to_exactly_the_kept_address(shortener: httpx.As
     assert answer.content == b""
 
 
+@pytest.mark.parametrize("accept", [BROWSER, "*/*"])
+async def test_no_cache_keeps_what_may_be_another_answer_in_a_moment(shortener: httpx.AsyncClient, accept: str) -> None:
+    never = await shortener.get("/cat", headers={"Accept": accept})
+    assert (never.status_code, never.headers["cache-control"]) == (404, "no-store")
+    await created(shortener, code="cat")
+    read = await shortener.get("/api/v1/urls/cat")
+    assert (read.status_code, read.headers["cache-control"]) == (200, "no-store")
+    await shortener.delete("/api/v1/urls/cat")
+    over = await shortener.get("/cat", headers={"Accept": accept})
+    assert (over.status_code, over.headers["cache-control"]) == (410, "no-store")
+
+
 async def test_a_referrer_policy_is_sent_only_where_a_setting_names_one(
     directory: Any, spool: ToldSpool, clock: Clock, readiness: Readiness
 ) -> None:

@@ -30,6 +30,7 @@ from tests.backends.ports import free_port
 from tests.backends.waiting import wait_until
 from tests.journeys.systems import Process
 from urlshortener.services.http import Readiness, ops_app
+from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.runner import Door, _served, listen, serve
 
 _TOKEN = "a-token-of-the-tests-0123"
@@ -429,3 +430,25 @@ def test_new_connections_do_not_wait_for_a_turn_of_the_loop_each() -> None:
         raise AssertionError(f"{len(waiting)} of {visitors} were not answered")
 
     assert uvloop.run(turns_until_all_are_answered()) < visitors / 2
+
+
+async def test_no_connection_is_left_open_when_a_door_is_closed() -> None:
+    """As one that came just while the others were told to end: nobody told it."""
+    listening = listen("127.0.0.1", 0, "SHORTENER_PORT")
+    served = _served([Door(listening, ops_app("shortener-service", Readiness()), _Deaf)])
+    await served.__aenter__()
+    reader, writer = await asyncio.open_connection(*listening.getsockname())
+    writer.write(b"GET /health HTTP/1.1\r\nHost: door\r\n\r\n")
+    await reader.readuntil(b'"shortener-service"}')
+    closing = asyncio.create_task(served.__aexit__(None, None, None))
+    await asyncio.sleep(0.3)
+    assert not closing.done()
+    closing.cancel()  # its time is over
+    async with asyncio.timeout(5):
+        await asyncio.wait({closing})
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+
+
+class _Deaf(LimitedProtocol):
+    def shutdown(self) -> None: ...

@@ -5,7 +5,6 @@ Problem (RFC 9457): for programs as JSON, for a browser outside of /api/ as a pl
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -101,6 +100,9 @@ class Problem:
 
 _CLIENT_LEFT = 499
 
+# A code that is free now is a link after the next request: whoever keeps answers must not keep these.
+_NOT_KEPT = {"Cache-Control": "no-store"}
+
 INTERNAL = Problem(500, "INTERNAL", "Something went wrong here. It was logged.")
 
 
@@ -127,8 +129,8 @@ def problem_of(error: UrlShortenerError) -> Problem:
 def problem_answer(request: Request, problem: Problem) -> Response:
     """The problem as the one who asked can read it."""
     if not request.url.path.startswith("/api/") and pages.wants_page(request.headers.getlist("accept")):
-        return pages.page(pages.problem_page(problem.status), problem.status, problem.headers)
-    return Response(problem.as_json(), problem.status, problem.headers, PROBLEM_TYPE)
+        return pages.page(pages.problem_page(problem.status), problem.status, {**_NOT_KEPT, **problem.headers})
+    return Response(problem.as_json(), problem.status, {**_NOT_KEPT, **problem.headers}, PROBLEM_TYPE)
 
 
 async def _ours(request: Request, error: Exception) -> Response:
@@ -199,12 +201,12 @@ def _allowed(request: Request) -> list[str]:
 
 
 def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Compact JSON; times in UTC end with Z."""
-    return Response(msgspec.json.encode(value), status, headers, "application/json")
+    """Compact JSON, which no cache keeps; times in UTC end with Z."""
+    return Response(msgspec.json.encode(value), status, {**_NOT_KEPT, **(headers or {})}, "application/json")
 
 
 async def send_json(send: Send, status: int, value: object, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    """The same, written by hand where the framework is not on the way."""
+    """The same for a POST, whose answer no cache keeps anyhow, written by hand: the framework is not on the way."""
     body = msgspec.json.encode(value)
     about_body = ((b"content-length", b"%d" % len(body)), (b"content-type", b"application/json"))
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *about_body]})
@@ -262,11 +264,3 @@ def ops_app(service_name: str, readiness: Readiness, numbers: CollectorRegistry 
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
     app.router.redirect_slashes = False
     return app
-
-
-# What one address' code may be made of: anything else never was a link, and no store is asked.
-_CODE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-
-
-def could_be_code(text: str) -> bool:
-    return _CODE.fullmatch(text) is not None

@@ -119,7 +119,6 @@ class _Process:
         self._metrics = metrics
         self._inherited = inherited
         self._tracing = _tracing(settings)
-        self._access_log = Sampling(settings.access_log)
         self._links: LinkStore = backends.open_links(settings)
         self._directory: Directory | None = None
         self._spool: Spool | None = None
@@ -154,6 +153,7 @@ class _Process:
             referrer_policy=settings.referrer_policy,
             request_id_header=settings.request_id_header,
         )
+        logged = Sampling(settings.access_log)  # one for both ways of a redirect, which are taken by turns
         redirects = FastRedirects(
             self._directory,
             self._spool,
@@ -163,10 +163,10 @@ class _Process:
             request_id_header=settings.request_id_header,
             service_name="shortener-service",
             now=_now,
-            is_logged=self._access_log.drawn_early if settings.access_log else None,
+            is_logged=logged.drawn_early if settings.access_log else None,
             tracing=self._tracing,
         )
-        self._open("shortener-service", app, "shortener", redirects.connection)
+        self._open("shortener-service", app, "shortener", logged, redirects.connection)
 
     def add_analytics(self) -> None:
         settings = self._settings
@@ -189,14 +189,19 @@ class _Process:
             series_retention=settings.series_retention,
             admin_token=settings.admin_token,
         )
-        self._open("analytics-service", app, "analytics")
+        self._open("analytics-service", app, "analytics", Sampling(settings.access_log))
 
     def _open(
-        self, service_name: str, app: Any, name: str, protocol: Callable[..., LimitedProtocol] = LimitedProtocol
+        self,
+        service_name: str,
+        app: Any,
+        name: str,
+        logged: Sampling,
+        protocol: Callable[..., LimitedProtocol] = LimitedProtocol,
     ) -> None:
         host = self._settings.host
         if self._settings.access_log:
-            app = Logged(app, service_name, self._access_log)
+            app = Logged(app, service_name, logged)
         if self._tracing is not None:
             app = Traced(app, Proxies(self._settings.trusted_proxies), self._tracing)
         if self._inherited is not None:

@@ -138,11 +138,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._is_over:
             return
-        self._in_head = False
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > _MOST_HEAD_BYTES:
             self._refuse_large_head()
         elif not self.parser.should_upgrade():
             super().on_headers_complete()
+            self._in_head = False
             if self._declines_upgrade:
                 self.cycle.keep_alive = False
 
@@ -196,12 +196,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._has_more_time = True
             self.due_at += _BODY_SECONDS
         else:
-            self._body_is_due()
-
-    def _body_is_due(self) -> None:
-        if self.cycle.response_complete:
-            self.transport.close()  # it was answered before, and the rest of it never came
-        else:
             self._refuse(408, "REQUEST_TIMEOUT", f"The request's body did not arrive within {_BODY_SECONDS} s.")
 
     def _refuse_large_head(self) -> None:
@@ -213,6 +207,9 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._is_over = True
         self.due_at = math.inf
+        if not self._in_head and self.cycle.response_complete:
+            self.transport.close()  # it was answered before its body was here: this is the rest of it
+            return
         if self.cycle is not None and not self.cycle.response_complete:
             if not self.cycle.more_body:  # what is wrong comes behind requests that are owed their answers
                 self.cycle.keep_alive = False

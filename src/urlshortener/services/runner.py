@@ -111,7 +111,8 @@ class _Signals:
 
 @contextlib.asynccontextmanager
 async def _served(doors: Sequence[Door]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """The doors are open within; on leaving, requests under way are finished (bounded by whoever cancels this)."""
+    """The doors are open within; on leaving, requests under way are finished (bounded by whoever cancels this). Then no
+    connection is left, not even one that came while the others were told to end: what it asks for nobody would keep."""
     servers = [_server(door) for door in doors]
     tasks = [
         asyncio.create_task(server.serve(sockets=_sockets(door))) for server, door in zip(servers, doors, strict=True)
@@ -121,7 +122,12 @@ async def _served(doors: Sequence[Door]) -> AsyncIterator[list[asyncio.Task[None
     finally:
         for server in servers:
             server.should_exit = True
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for server in servers:
+                for connection in list(server.server_state.connections):
+                    connection.transport.abort()
 
 
 def _sockets(door: Door) -> list[socket.socket]:

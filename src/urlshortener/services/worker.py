@@ -63,11 +63,10 @@ async def reporting(line: int, readiness: Readiness) -> AsyncIterator[None]:
 
 
 async def _report(writer: asyncio.StreamWriter, readiness: Readiness) -> None:
-    was_ready: bool | None = None
     while True:
+        was_ready = readiness.is_ready
         writer.write(_line(readiness))
         await writer.drain()
-        was_ready = readiness.is_ready
         for _ in range(20):
             await asyncio.sleep(REPORT_SECONDS / 20)
             if readiness.is_ready is not was_ready:  # that is worth a line at once
