@@ -101,10 +101,14 @@ def _parser() -> argparse.ArgumentParser:
             of_command.add_argument("code", nargs="?", help="say too why this code's count is what it is")
         if name == "reconcile":
             of_command.add_argument(
-                "--older-than", type=_seconds, default=60, metavar="SECONDS", help="what was known then (default: 60)"
+                "--older-than",
+                type=_seconds,
+                default=60,
+                metavar="SECONDS",
+                help="look at what was numbered longer ago (default: 60)",
             )
         if name == "shortener":
-            words = "so many processes behind the one door, for a machine with more cores (default: 1)"
+            words = "processes that share the port, for a machine with more cores (default: 1)"
             of_command.add_argument("--workers", type=_workers, default=1, metavar="N", help=words)
             of_command.add_argument("--worker", help=argparse.SUPPRESS)  # what one of them is started with
         if name == "dead-letters":

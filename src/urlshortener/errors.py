@@ -7,6 +7,7 @@
     │   ├── InvalidUrl                a target that no link may have
     │   ├── InvalidCode               a code that no link may have
     │   ├── InvalidParameter          a query parameter, header or time out of bounds
+    │   │   └── NotToCome                 a link that would be over before it is made
     │   ├── CodeTaken                 somebody was first
     │   ├── KeyReused                 an Idempotency-Key that came with another body before
     │   ├── NotFound                  there never was such a thing

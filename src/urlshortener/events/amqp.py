@@ -5,6 +5,7 @@ amqp_topology.py     exchange, queue and dead letters, as both ends declare them
 amqp_publisher.py    spool → exchange, confirmed
 amqp_source.py       queue → whoever counts, acknowledged late; what is no event → dead letters
 amqp_dead_letters.py dead letters → a person's eyes, or the exchange again
+amqp_checkup.py      what is found on each host of the broker, for a person
 """
 
 from urlshortener.events.amqp_connection import Broker

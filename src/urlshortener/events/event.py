@@ -1,9 +1,10 @@
 """That a link was followed: the one message that crosses from one service to the other, and how it is written down."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -52,15 +53,15 @@ class NotAnEvent(ValueError):
     any of the body's content."""
 
 
-_LONGEST_USER_AGENT = 512  # characters
-_LONGEST_REFERER = 1024
+LONGEST_USER_AGENT = 512  # characters: of what a browser says about itself no more is kept than anybody will read
+LONGEST_REFERER = 1024
 _LARGEST_BODY_BYTES = 2 * 1024 * 1024  # of ours, 256 events of visitors who say as much as they may are 0.9 MiB
 _FIRST_YEAR, _LAST_YEAR = 1970, 2099  # what every store can keep; beyond, a clock is broken
 
-REQUEST_ID = r"\A[\x21-\x2b\x2d-\x7e]{1,64}\Z"  # printable, and no comma: two headers joined into one are no id
+# Printable, and no comma: two headers joined into one are no id.
+REQUEST_ID = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,64}")
 
 _Printable = Annotated[str, msgspec.Meta(pattern=r"\A[\x20-\x7e]{1,64}\Z")]
-_RequestId = Annotated[str, msgspec.Meta(pattern=REQUEST_ID)]
 _Word = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]  # as many as every store can tell apart
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -78,8 +79,9 @@ class _Written(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     visitor: str | None = None
     epoch: _Word | None = None
     seq: _Number | None = None
-    request_id: _RequestId | msgspec.UnsetType | None = msgspec.UNSET  # left out where there is none
-    traceparent: str | msgspec.UnsetType = msgspec.UNSET  # read by events/traces.py alone
+    # Ours and not the contract's: from anybody else they are unknown fields, and hold anything.
+    request_id: Any = msgspec.UNSET  # left out where there is none
+    traceparent: Any = msgspec.UNSET  # read by events/traces.py alone
 
 
 _json = msgspec.json.Encoder()
@@ -106,9 +108,9 @@ def encode(  # noqa: PLR0917 (called for every redirect: names would cost as muc
         event_id=event_id,
         code=code,
         accessed_at=at,
-        user_agent=user_agent and user_agent[:_LONGEST_USER_AGENT],
+        user_agent=user_agent and user_agent[:LONGEST_USER_AGENT],
         ip_address=ip_address,
-        referer=referer and referer[:_LONGEST_REFERER],
+        referer=referer and referer[:LONGEST_REFERER],
         visitor=visitor,
         epoch=epoch,
         seq=seq,
@@ -182,12 +184,16 @@ def _event(written: _Written) -> AccessEvent:
         _identity(written),
         written.code,
         at,
-        user_agent and user_agent[:_LONGEST_USER_AGENT],
+        user_agent and user_agent[:LONGEST_USER_AGENT],
         written.ip_address,
-        referer and referer[:_LONGEST_REFERER],
+        referer and referer[:LONGEST_REFERER],
         written.visitor,
-        written.request_id or None,
+        _request_id(written.request_id),
     )
+
+
+def _request_id(value: object) -> str | None:
+    return value if isinstance(value, str) and REQUEST_ID.fullmatch(value) else None
 
 
 def _identity(written: _Written) -> EventId | str:

@@ -11,10 +11,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from urlshortener.errors import InvalidParameter, NotFound
+from urlshortener.links.code import could_be_a_link
 from urlshortener.links.link import Destination
 from urlshortener.services import door, openapi
 from urlshortener.services.caller import Guard
-from urlshortener.services.http import Readiness, could_be_code, json_answer
+from urlshortener.services.http import Readiness, json_answer
 from urlshortener.services.measured import Measured
 from urlshortener.stats.series import Interval, buckets, fold, parse_zone
 from urlshortener.stats.store import LinkStats, StatsStore
@@ -133,7 +134,7 @@ class _Analytics:
 
     async def _of(self, code: str) -> LinkStats:
         """Counts prove that there is a link; only without any the database is asked."""
-        if not could_be_code(code):
+        if not could_be_a_link(code):
             raise NotFound("No link has this code.")
         stats = await self._stats.of(code)
         if stats is None and await self._find(code) is None:

@@ -18,8 +18,6 @@ Network = IPv4Network | IPv6Network
 
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", re.ASCII)
 
-_REQUEST_ID = re.compile(REQUEST_ID)
-
 
 class Proxies:
     """The networks whose word about a visitor is believed. Without any, only the connection itself counts."""
@@ -61,7 +59,7 @@ class Proxies:
         From anybody but a trusted proxy it is not believed: one who sends the same id twice would be counted once.
         """
         given = header(scope, name)
-        return given if given and _REQUEST_ID.match(given) and self.sent(scope) else None
+        return given if given and REQUEST_ID.fullmatch(given) and self.sent(scope) else None
 
     def origin(self, scope: Scope) -> str:
         """Scheme and host that were asked, as `https://s.example`; InvalidHost where the host could not be one."""

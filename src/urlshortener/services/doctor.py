@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from urlshortener.errors import Unavailable, WrongSetting
 from urlshortener.events import spool_checkup
+from urlshortener.links.code import could_be_a_link
 from urlshortener.links.link import Link
 from urlshortener.services import backends
-from urlshortener.services.http import could_be_code
 from urlshortener.settings import Settings
 from urlshortener.stats.store import LinkStats
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from urlshortener.stats.redis_checkup import CountsHost
 
 _LIMIT_SECONDS = 15.0
-_OLD_SECONDS = 60.0
 _MANY_MESSAGES = 10_000
 _FULL = 0.9
 
@@ -307,8 +306,8 @@ def _file(what: str, path: str) -> Finding:
 
 async def _why(settings: Settings, code: str, findings: Sequence[Finding]) -> list[Finding]:
     what = f"count of {code}"
-    if not could_be_code(code):
-        return [wrong(what, "this can be no code: 3 to 64 letters, digits, - and _", "Look at the code.")]
+    if not could_be_a_link(code):
+        return [wrong(what, "this can be no code: 1 to 64 letters, digits, - and _", "Look at the code.")]
     counts = await _counts_of(settings, code)
     found = [await _link(settings, what, code, counts)]
     if any(finding.state is State.WRONG for finding in findings):

@@ -88,7 +88,7 @@ def in_utc(expires_at: datetime | None) -> datetime | None:
     try:
         return expires_at and expires_at.astimezone(UTC)
     except OverflowError:
-        raise InvalidParameter("expires_at: it lies beyond the year 9999.", "expires_at") from None
+        raise InvalidParameter("expires_at: it lies outside the years 1 to 9999.", "expires_at") from None
 
 
 def to_come(expires_at: datetime | None, now: datetime) -> datetime | None:

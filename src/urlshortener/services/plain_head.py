@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
+from urlshortener.events.event import LONGEST_REFERER, LONGEST_USER_AGENT
+
 MOST_BYTES = 16 * 1024  # that arrive at once: more is not what a browser sends
 
 _END = b"\r\n\r\n"
@@ -18,8 +20,8 @@ _TEXT = bytes(byte for byte in range(256) if byte not in _CONTROL)
 _REQUEST_LINE = rb"GET /([A-Za-z0-9_-]{1,64}+)(?:\?[!\"$-~]*+)? HTTP/1\.1\r\n"
 
 _NOTED = {
-    b"user-agent": rb"(?![ \t])([^\r]{1,512}+)(?<![ \t])",
-    b"referer": rb"(?![ \t])([^\r]{1,1024}+)(?<![ \t])",
+    b"user-agent": rb"(?![ \t])([^\r]{1,%d}+)(?<![ \t])" % LONGEST_USER_AGENT,
+    b"referer": rb"(?![ \t])([^\r]{1,%d}+)(?<![ \t])" % LONGEST_REFERER,
 }
 _NOTED_OF_PROXIES = {
     b"x-forwarded-for": rb"([^\r]{1,256}+)",

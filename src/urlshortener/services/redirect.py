@@ -6,17 +6,14 @@ from datetime import datetime
 from starlette.types import Receive, Scope, Send
 
 from urlshortener.errors import ChannelUnavailable, Gone, NotFound, StoreUnavailable
+from urlshortener.events.event import LONGEST_REFERER, LONGEST_USER_AGENT
 from urlshortener.events.spool import Spool
 from urlshortener.events.visitor import Visitors
+from urlshortener.links.code import could_be_a_link
 from urlshortener.links.directory import Directory
 from urlshortener.links.link import Destination
 from urlshortener.services.caller import Proxies, header
-from urlshortener.services.http import could_be_code
 from urlshortener.telemetry import FOUND_IN, REDIRECTS, current, spooling
-
-# Of what a browser says about itself no more is kept than anybody will read.
-_MOST_USER_AGENT = 512
-_MOST_REFERER = 1024
 
 
 def redirect_headers(link: Destination, referrer_policy: str) -> list[tuple[bytes, bytes]]:
@@ -71,7 +68,7 @@ class Redirects:
 
     async def _live_link(self, code: str, at: datetime) -> Destination:
         try:
-            link = await self._found(code) if could_be_code(code) else None
+            link = await self._found(code) if could_be_a_link(code) else None
         except StoreUnavailable:
             REDIRECTS.labels("unavailable").inc()
             raise
@@ -94,14 +91,14 @@ class Redirects:
     async def _remember(self, scope: Scope, code: str, at: datetime) -> None:
         """Have the access in the spool; only then may the visitor leave."""
         address = self._proxies.client(scope)
-        user_agent = header(scope, b"user-agent")[:_MOST_USER_AGENT] or None
+        user_agent = header(scope, b"user-agent")[:LONGEST_USER_AGENT] or None
         with spooling() as traceparent:
             await self._spool.append(
                 code,
                 at,
                 user_agent,
                 self._visitors.address(address),
-                header(scope, b"referer")[:_MOST_REFERER] or None,
+                header(scope, b"referer")[:LONGEST_REFERER] or None,
                 self._visitors.visitor(address, user_agent, at),
                 self._proxies.request_id(scope, self._request_id_header),
                 traceparent,

@@ -18,13 +18,14 @@ from starlette.types import ASGIApp
 from urlshortener.errors import InvalidBody, InvalidParameter, NotFound
 from urlshortener.events.spool import Spool
 from urlshortener.events.visitor import Visitors
+from urlshortener.links.code import could_be_a_link
 from urlshortener.links.directory import Directory
 from urlshortener.links.link import UNCHANGED, Change, Link, Unchanged
 from urlshortener.links.store import PageMark
 from urlshortener.links.target import normalised
 from urlshortener.services import bodies, creates, door, openapi
 from urlshortener.services.caller import Guard, Network, Proxies
-from urlshortener.services.http import Readiness, could_be_code, json_answer
+from urlshortener.services.http import Readiness, json_answer
 from urlshortener.services.link_json import (
     EXAMPLE,
     LinkChange,
@@ -89,8 +90,8 @@ class _Links:
 
     async def read(self, request: Request, code: str) -> Response:
         origin = self._origin(request)
-        link = await self._directory.find(code) if could_be_code(code) else None
-        if link is None or link.is_deleted:
+        link = await self._directory.find(code) if could_be_a_link(code) else None
+        if link is None:
             raise NotFound("No link has this code.")
         return json_answer(shown(link, origin))
 
@@ -104,13 +105,13 @@ class _Links:
 
     async def _changed(self, request: Request, code: str, change: Change) -> Response:
         origin = self._origin(request)
-        link = await self._directory.change(code, change, self._now()) if could_be_code(code) else None
+        link = await self._directory.change(code, change, self._now()) if could_be_a_link(code) else None
         if link is None:
             raise NotFound("No link has this code.")
         return json_answer(shown(link, origin))
 
     async def delete(self, code: str) -> Response:
-        if not could_be_code(code) or not await self._directory.delete(code, self._now()):
+        if not could_be_a_link(code) or not await self._directory.delete(code, self._now()):
             raise NotFound("No link has this code.")
         return Response(status_code=204)
 

@@ -5,6 +5,7 @@ logs.py      lines on standard error
 traces.py    spans
 sampling.py  which requests have spans
 sending.py   to a collector
+sending_metrics.py  the same of metrics
 wire.py      spans as it takes them
 """
 

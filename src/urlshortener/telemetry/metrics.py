@@ -92,7 +92,7 @@ EVENTS_UNSPOOLED = _counter(
     "events_unspooled_total",
     "Events that no disk could take (full, or over SPOOL_MAX_BYTES): redirected, not counted.",
 )
-SPOOL_TORN = _counter("spool_torn_frames_total", "Torn or damaged ends of spool files that were cut.")
+SPOOL_TORN = _counter("spool_torn_frames_total", "Torn or damaged parts of spool files that were set aside.")
 EPOCHS_ADOPTED = _counter("spool_epochs_adopted_total", "Spools of dead processes that this one took over.")
 EVENTS_CONFIRMED = _counter("events_confirmed_total", "Events that the broker confirmed.")
 MESSAGES_UNCONFIRMED = _gauge("event_messages_unconfirmed", "Messages that were sent and are not confirmed yet.")
