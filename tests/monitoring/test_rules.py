@@ -30,6 +30,8 @@ _FOREIGN = {
     "redis_memory_used_bytes",
     "redis_memory_max_bytes",
     "cnpg_collector_up",
+    "cnpg_pg_stat_archiver_last_failed_time",
+    "cnpg_pg_stat_archiver_last_archived_time",
     *metrics_of_standbys(),
     "otelcol_exporter_enqueue_failed_spans",
 }
