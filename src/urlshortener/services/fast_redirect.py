@@ -10,7 +10,7 @@ tests/services/test_fast_redirect.py compares the two on whatever hypothesis mak
 
 **A turn.** All that arrives in one turn of the event loop is read together at the beginning of the next, and written to
 the spool with one `write`. The replies leave together right after it, or with SPOOL_MODE=strict when the broker has
-them.
+them. Where more than 128 arrive, these are a turn of their own, and so on: their connections are still at hand then.
 
 **Order.** While an answer of a connection is owed, whichever way it takes, no other way is taken: what arrives behind
 something that is not read yet, or while replies wait for the spool, is kept, and reading pauses; what arrives while the
@@ -39,7 +39,7 @@ from urlshortener.services.plain_head import MOST_BYTES, PlainHead, has_plain_li
 from urlshortener.services.protocol import LimitedProtocol
 from urlshortener.services.traced import SLOW_SECONDS, Tracing
 
-_AT_A_TIME = 128  # are taken through all steps: so many fit into a processor's cache
+_AT_A_TIME = 128  # are taken through all steps, up to their replies: so many fit into a processor's cache
 _MOST_CALLERS = 16_384
 _REMEMBERED_HEADERS = 4_096
 
@@ -101,8 +101,6 @@ class FastRedirects:
         self._tally = Tally(service_name)
         self._callers: dict[bytes, Caller] = {}  # by what a proxy says
         self._turn: _Turn | None = None
-        self._asked: list[_Asked] = []  # in this turn
-        self._accesses: list[Plain] = []  # of those, in their order
         self.arrived: list[tuple[FastProtocol, bytes]] = []  # from connections that are owed nothing, and not taken yet
         self._of_proxies = plain_head.reader(request_id_header)
         self._of_anybody = plain_head.reader(None)
@@ -130,29 +128,24 @@ class FastRedirects:
         return self._callers.setdefault(forwarded_for, caller)
 
     def begin_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The first arrives, of a turn or of those that are taken together in it."""
-        if self._turn is None:
-            self._turn = _Turn(self._now(), time.perf_counter(), time.time_ns())
-            loop.call_soon(self._end_turn)
+        """The first arrives: of a turn of the loop, or after so many in it that those were not to wait for its end."""
+        self._turn = _Turn(self._now(), time.perf_counter(), time.time_ns())
+        loop.call_soon(self.end_turn)
 
-    def take(self) -> None:
-        """Take what has arrived through all steps before the spool."""
-        assert self._turn is not None, "it was begun"
-        asked = self._understood(self.arrived, microseconds(self._turn.at))
+    def end_turn(self) -> None:
+        """Have the accesses of those that arrived in the spool, and their replies wait for it."""
+        turn, arrived = self._turn, self.arrived[:]
+        if turn is None:  # it ended early
+            return
+        self._turn = None
         self.arrived.clear()
-        self._asked += asked
-        self._accesses += self._accesses_of(asked, self._turn.at)
-
-    def _end_turn(self) -> None:
-        """Have the accesses of this turn in the spool, and their replies wait for it."""
         try:
-            self.take()
-        except Exception:
-            self._give_up()
+            asked = self._understood(arrived, microseconds(turn.at))
+            accesses = self._accesses_of(asked, turn.at)
+        except Exception:  # a defect: none of them can be answered, nor must anybody wait
+            for connection, _ in arrived:
+                connection.transport.abort()
             raise
-        turn, asked, accesses = self._turn, self._asked, self._accesses
-        assert turn is not None, "it was begun"
-        self._turn, self._asked, self._accesses = None, [], []
         if not asked:
             return
         traced = None if self._traces is None else self._traces.begun(asked, turn.began_ns)
@@ -163,13 +156,6 @@ class FastRedirects:
             self._release(asked, traced, turn, written.exception())
         else:
             written.add_done_callback(lambda written: self._release(asked, traced, turn, written.exception()))
-
-    def _give_up(self) -> None:
-        """A defect: nobody of this turn can be answered, nor must anybody wait. The next one begins anew."""
-        for connection in {*(connection for connection, _ in self.arrived), *(asked[0] for asked in self._asked)}:
-            connection.transport.abort()
-        self.arrived.clear()
-        self._turn, self._asked, self._accesses = None, [], []
 
     def _understood(self, arrived: "Sequence[tuple[FastProtocol, bytes]]", now: int) -> list[_Asked]:
         """The plain requests for links that are live now, as far as that is known here. All else is handed over."""
@@ -277,7 +263,7 @@ class FastProtocol(LimitedProtocol):
                 self._redirects.begin_turn(self.loop)
             self._arrived.append((self, data))
             if len(self._arrived) == _AT_A_TIME:
-                self._redirects.take()
+                self._redirects.end_turn()
 
     def hand_over(self, data: bytes) -> None:
         """What arrived goes the ordinary way, and what came behind it too."""
