@@ -41,14 +41,15 @@ def pods_of(cluster: Cluster) -> dict[str, dict[str, str]]:
     database, broker, cache = (each(cluster)["metadata"]["name"] for each in (postgresql, rabbitmq, redis))
     traces = jaeger(cluster)["metadata"]["name"]
     poolers = {
-        each["metadata"]["name"]: {"cnpg.io/poolerName": each["metadata"]["name"]} for each in cluster.of("Pooler")
+        each["metadata"]["name"]: {"cnpg.io/poolerName": each["metadata"]["name"], "cnpg.io/podRole": "pooler"}
+        for each in cluster.of("Pooler")
     }
     name, component = "app.kubernetes.io/name", "app.kubernetes.io/component"
     return (
         pods
         | poolers
         | {
-            "PostgreSQL": {"cnpg.io/cluster": database},
+            "PostgreSQL": {"cnpg.io/cluster": database, "cnpg.io/podRole": "instance"},
             "RabbitMQ": {name: broker, component: "rabbitmq"},
             "Redis": {name: cache, component: "redis"},
             "Sentinel": {name: cache, component: "sentinel"},

@@ -103,6 +103,9 @@ def backups_have_an_archive(cluster: Cluster) -> Iterator[str]:
 @rule
 def monitors_find_pods_that_may_be_asked(cluster: Cluster) -> Iterator[str]:
     pods = pods_of(cluster)
+    for labels in pods.values():  # a pooler is called by its cluster's name too: no policy here counts on that
+        if labels.get("cnpg.io/podRole") == "pooler":
+            labels["cnpg.io/cluster"] = pods["PostgreSQL"]["cnpg.io/cluster"]
     workloads = {each["metadata"]["name"]: each for each in cluster.workloads()}
     for each in cluster.of("PodMonitor"):
         chosen = [name for name, labels in pods.items() if matches(at(each, "spec.selector"), labels)]
