@@ -144,7 +144,7 @@ def _compare_visits(run: Run, name: str, command: str, settings: Mapping[int, Ma
 
 
 def _visited(run: Run, command: str, settings: Mapping[str, str], count: int, check: Check) -> tuple[Load, float]:
-    """And how many microseconds of its core the service took for each."""
+    """What came back, and how many microseconds the service worked for each."""
     numbers = random.sample(range(1, count + 1), min(count, _MOST_VISITORS))
     with Service(command, {**settings, "CACHE_WARM_LINKS": "0", "SPOOL_MAX_BYTES": "64Gi"}) as service:
         visits = [traffic.request(traffic.code_of(number), *_VISITOR) for number in numbers]
