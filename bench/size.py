@@ -35,8 +35,10 @@ TITLE = "Ten million links in a database"
 WHAT_LIMITS = (
     "a hundred thousand links (30 MB) fit in PostgreSQL's 256 MB of shared_buffers, and nearly in the processor's "
     "cache; ten million (3 GB) fit in neither, so that a lookup reads one or two pages from the system's page cache, "
-    "and waits for memory. A redirect that asks SQLite finds less of itself in the processor's caches afterwards, and "
-    "takes some 20 µs more of 230; with `mmap`, or a larger cache of SQLite's own, it took the same (12 runs by turns)."
+    "and waits for memory. SQLite by itself takes 8.2 µs for a lookup instead of 3.9, and a redirect that asks it "
+    "finds less of itself in the processor's caches afterwards: some 20 µs more of 230. One tree instead of two "
+    "(`WITHOUT ROWID`) would save 1.6 µs; `mmap`, larger pages and a larger cache of SQLite's own save nothing that "
+    "shows."
 )
 
 _FEW, _MANY = 100_000, 10_000_000
