@@ -40,9 +40,8 @@ class Counted:
 def ask(run: Run) -> None:
     alone: list[Counted] = []
     both: list[Counted] = []
-    for _ in run.rounds():
-        for turns in (alone, both, both, alone):
-            turns.append(_count(run, processes=1 if turns is alone else 2))
+    for counted in run.by_turns(alone, both):
+        counted.append(_count(run, processes=1 if counted is alone else 2))
     run.figure("events counted", "1/s", [one.a_second for one in alone], goal=Goal(50_000, 100_000))
     run.figure("the process' own work for an event", "µs", [one.own_work for one in alone])
     run.figure("memory, as it starts", "MiB", [one.starting_mib for one in alone], goal=IDLE_MIB, scales=False)

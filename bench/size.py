@@ -9,8 +9,9 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -96,22 +97,16 @@ def _on_sqlite(run: Run, folder: Path, few: int, many: int) -> None:
 
 
 def _compare(run: Run, name: str, stores: Mapping[int, Connect], measure: Measure) -> None:
-    """Both are asked by turns, so that both have the same machine, whatever else that does meanwhile. Creates come
-    last: they would make the few many, and wake autovacuum among the few only."""
+    """Creates come last: they would make the few many, and wake autovacuum among the few only."""
     few, many = stores
     os.sync()  # what was filled in is on its disk
     took: dict[int, list[Mapping[str, float]]] = {few: [], many: []}
     with cores.on(cores.SERVICE):
-        for count in _turns(run, few, many):
+        for count in run.by_turns(few, many):
             took[count].append(asyncio.run(_measured(stores[count], count, measure)))
     goal = Goal(1.5, 1.2, less_is_better=True)
     for what in took[many][0]:
         _tell(run, f"{name}: {what}", "ms", {count: [turn[what] for turn in took[count]] for count in took}, goal)
-
-
-def _turns(run: Run, few: int, many: int) -> Iterator[int]:
-    for _ in run.rounds():
-        yield from (few, many, many, few)
 
 
 def _tell(run: Run, name: str, unit: str, found: Mapping[int, Sequence[float]], goal: Goal | None = None) -> None:
@@ -135,7 +130,7 @@ def _compare_visits(run: Run, name: str, command: str, settings: Mapping[int, Ma
     few, many = settings
     loads: dict[int, list[Load]] = {few: [], many: []}
     work: dict[int, list[float]] = {few: [], many: []}
-    for count in [*_turns(run, few, many), *_turns(run, few, many)]:  # a run differs by a tenth from the next
+    for count in chain(run.by_turns(few, many), run.by_turns(few, many)):  # a run differs by a tenth from the next
         load, microseconds = _visited(run, command, settings[count], count, check)
         loads[count].append(load)
         work[count].append(microseconds)

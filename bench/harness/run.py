@@ -139,6 +139,11 @@ class Run:
             self.say(f"round {number} of {self.effort.rounds}")
             yield number
 
+    def by_turns(self, one: T, other: T) -> Iterator[T]:
+        """Twice each of them in a round, so that both have the same machine, whatever else that does meanwhile."""
+        for _ in self.rounds():
+            yield from (one, other, other, one)
+
     def so_many(self, count: int) -> int:
         """That many, or few where only the harness is tried."""
         return max(1, int(count * self.effort.share))

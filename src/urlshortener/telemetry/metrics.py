@@ -85,7 +85,7 @@ DATABASE_FAILOVERS = _counter(
 )
 
 # events
-SPOOL_BYTES = _gauge("spool_bytes", "Bytes of events on disk that are not confirmed yet, adopted ones included.")
+SPOOL_BYTES = _gauge("spool_bytes", "Bytes of events on disk that are not confirmed yet, dead processes' included.")
 SPOOL_OLDEST_SECONDS = _gauge("spool_oldest_event_age_seconds", "Age of the oldest event that is not confirmed yet.")
 EVENTS_SPOOLED = _counter("events_spooled_total", "Events written to the spool.")
 EVENTS_UNSPOOLED = _counter(
