@@ -8,7 +8,7 @@ timer that terminates the connection; nothing here ever cancels a statement (err
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import ColumnElement, Table, any_, bindparam, func, literal, select, text
@@ -23,11 +23,12 @@ from sqlalchemy.types import TypeEngine
 from urlshortener.errors import OutcomeUnknown, StoreUnavailable
 from urlshortener.links import migrations
 from urlshortener.links.errands import Errands
+from urlshortener.links.link import Link
 from urlshortener.links.migrations import MigrationOutcome
 from urlshortener.links.postgresql_connector import DRIVER_ERRORS, Connector, Driver, NoServer, Role, Servers, sqlstate
 from urlshortener.links.postgresql_listening import CHANNEL, Listening
-from urlshortener.links.schema import UtcTime
-from urlshortener.links.sql_store import RowRefused, SqlLinkStore
+from urlshortener.links.schema import UtcTime, links
+from urlshortener.links.sql_store import RowRefused, SqlLinkStore, links_where
 from urlshortener.links.sql_traces import trace_statements
 from urlshortener.links.store import ChangeListener
 from urlshortener.telemetry import (
@@ -112,6 +113,9 @@ class PostgresqlDatabase:
     def among(self, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
         # one statement whatever the number, so that it is prepared once
         return column == any_(literal(list(values), postgresql.ARRAY(column.type)))
+
+    async def find(self, connection: AsyncConnection, codes: Collection[str]) -> Iterable[Link]:
+        return await links_where(connection, self.among(links.c.code, codes))
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         late = OutcomeUnknown("The database of links did not answer in time: the outcome is not known.")

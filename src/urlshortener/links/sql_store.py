@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, Table, case, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Table, case, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -49,6 +49,10 @@ class Database(Protocol):
         ...
 
     def among(self, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]: ...
+
+    async def find(self, connection: AsyncConnection, codes: Collection[str]) -> Iterable[Link]:
+        """The links with these codes, whatever their targets. Visitors wait for it."""
+        ...
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """One transaction on the primary, durable when this returns."""
@@ -170,8 +174,8 @@ class SqlLinkStore:
         of_others = {by_key[row.owner, row.key]: row for row in claimed if row.link_id != by_key[row.owner, row.key].id}
         if not of_others:
             return {}
-        made = select(*_COLUMNS).where(self._database.among(links.c.id, {row.link_id for row in of_others.values()}))
-        found = {link.id: link for link in _safe_links((await connection.execute(made)).all())}
+        made = self._database.among(links.c.id, {row.link_id for row in of_others.values()})
+        found = {link.id: link for link in _safe(await links_where(connection, made))}
         answers: dict[UUID, Link | Refused] = {}
         for draft, row in of_others.items():
             if row.body_digest != draft.body_digest:
@@ -219,26 +223,22 @@ class SqlLinkStore:
         return not self._database.nearby_is_primary
 
     async def find_many(self, codes: Collection[str]) -> Mapping[str, Link]:
-        statement = self._finding(codes)
-        if statement is None:
+        possible = _possible(codes)
+        if not possible:
             return {}
-        rows = await self._database.read(lambda connection: _all(connection, statement))
-        return {link.code: link for link in _safe_links(rows)}
+        found = await self._database.read(lambda connection: self._database.find(connection, possible))
+        return {link.code: link for link in _safe(found)}
 
     async def find_many_on_replica(self, codes: Collection[str]) -> Mapping[str, Found]:
-        statement = self._finding(codes)
-        if statement is None:
+        possible = _possible(codes)
+        if not possible:
             return {}
 
-        async def work(connection: AsyncConnection) -> tuple[bool, Sequence[AnyRow]]:
-            return await self._database.is_current(connection), await _all(connection, statement)
+        async def work(connection: AsyncConnection) -> tuple[bool, Iterable[Link]]:
+            return await self._database.is_current(connection), await self._database.find(connection, possible)
 
-        is_current, rows = await self._database.read_nearby(work)
-        return {link.code: Found(link, is_current) for link in _safe_links(rows)}
-
-    def _finding(self, codes: Collection[str]) -> Select[Any] | None:
-        possible = [code for code in codes if could_be_a_link(code)]
-        return select(*_COLUMNS).where(self._database.among(links.c.code, possible)) if possible else None
+        is_current, found = await self._database.read_nearby(work)
+        return {link.code: Found(link, is_current) for link in _safe(found)}
 
     async def change(self, code: str, change: Change, now: datetime) -> Link | None:
         values = {
@@ -275,7 +275,7 @@ class SqlLinkStore:
             return rows
 
         try:
-            return next(iter(_safe_links(await self._database.write(work))), None)
+            return next(iter(_safe(map(_link, await self._database.write(work)))), None)
         except RowRefused:
             raise Refused("The database does not take this change as it stands.") from None
 
@@ -283,7 +283,7 @@ class SqlLinkStore:
         found: list[Link] = []
         while (wanted := limit - len(found)) > 0:  # again, where a row was left out: a short page would be the last
             rows = await self._rows(wanted, after)
-            found += _safe_links(rows)
+            found += _safe(map(_link, rows))
             if len(rows) < wanted:
                 break
             after = PageMark(rows[-1].created_at, rows[-1].id)
@@ -382,12 +382,21 @@ def _link(row: AnyRow) -> Link:
     return Link(*row)
 
 
-def _safe_links(rows: Iterable[AnyRow]) -> list[Link]:
-    """The links of these rows; one that predates our rules, or came by another way, is left out and logged."""
-    found = []
-    for row in rows:
-        if is_safe_location(row.target):
-            found.append(_link(row))
+async def links_where(connection: AsyncConnection, condition: ColumnElement[bool]) -> Iterable[Link]:
+    """All links for which this holds."""
+    return map(_link, await _all(connection, select(*_COLUMNS).where(condition)))
+
+
+def _possible(codes: Iterable[str]) -> list[str]:
+    return [code for code in codes if could_be_a_link(code)]
+
+
+def _safe(found: Iterable[Link]) -> list[Link]:
+    """These links; one that predates our rules, or came by another way, is left out and logged."""
+    safe = []
+    for link in found:
+        if is_safe_location(link.target):
+            safe.append(link)
         else:
-            LOG.error("link_not_safe", extra={"link": row.id})
-    return found
+            LOG.error("link_not_safe", extra={"link": link.id})
+    return safe

@@ -8,11 +8,12 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, Connection, Table, event
+import msgspec
+from sqlalchemy import URL, ColumnElement, Connection, Table, event, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
@@ -22,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from urlshortener.errors import OutcomeUnknown, StoreUnavailable, WrongSetting
 from urlshortener.links import migrations
 from urlshortener.links.errands import Errands
+from urlshortener.links.link import Link
 from urlshortener.links.migrations import MigrationOutcome
 from urlshortener.links.sql_store import RowRefused, SqlLinkStore
 from urlshortener.links.sql_traces import trace_statements
@@ -37,6 +39,21 @@ MIGRATE_BUSY_SECONDS = 30.0
 READ_SECONDS = 4.0
 WRITE_SECONDS = 6.0
 SETTLE_SECONDS = 10.0
+
+
+# All links in one row: the driver takes the interpreter's lock anew for each row, and whoever answers visitors meanwhile
+# hands it over each time. It is one statement, however many codes are asked for.
+_FIND = text(
+    """
+    SELECT json_group_array(json_object(
+        'id', id, 'code', code, 'target', target, 'created_at', created_at || 'Z', 'updated_at', updated_at || 'Z',
+        'expires_at', expires_at || 'Z', 'enabled', json(iif(enabled, 'true', 'false')),
+        'deleted_at', deleted_at || 'Z', 'version', version
+    ))
+    FROM links WHERE code IN (SELECT value FROM json_each(:codes))
+    """
+)
+_found = msgspec.json.Decoder(list[Link]).decode
 
 
 def open_store(path: Path) -> SqlLinkStore:
@@ -80,6 +97,10 @@ class SqliteDatabase:
 
     def among(self, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
         return column.in_(values)
+
+    async def find(self, connection: AsyncConnection, codes: Collection[str]) -> Iterable[Link]:
+        wanted = {"codes": msgspec.json.encode(codes).decode()}
+        return _found((await connection.execute(_FIND, wanted)).scalar_one())
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         late = OutcomeUnknown("The disk did not answer in time: the outcome is not known.")

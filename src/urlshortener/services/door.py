@@ -11,10 +11,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from urlshortener.errors import UrlShortenerError
+from urlshortener.links.code import could_be_a_link
 from urlshortener.services import http, openapi, pages
 
 # Short links may be followed by anyone, previews of chat programs too; there is nothing else to read here.
 _ROBOTS = "User-agent: *\nDisallow: /api/\n"
+
+_FOLLOWING = ("GET", "HEAD")
 
 
 def new() -> FastAPI:
@@ -32,21 +35,24 @@ def new() -> FastAPI:
 
 
 class Direct:
-    """An application, some of whose routes are asked without the framework's long way to them.
+    """An application, some of whose routes are asked without the framework's long way to them: redirects and creates.
 
-    For one method and whole paths; what they refuse is answered as it would be there. They are routes of the
-    application too, so that it knows which methods a path takes.
+    `by_path` has those for one method and one whole path, `redirects` follows every code that is no page's path. What
+    they refuse is answered as it would be there. They are routes of the application too, the last one of them for
+    whatever words nothing else is for, so that it knows which methods a path takes.
     """
 
-    def __init__(self, app: FastAPI, method: str, by_path: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, app: FastAPI, by_path: Mapping[tuple[str, str], ASGIApp], redirects: ASGIApp) -> None:
         self._app = app
-        self._method = method
         self._by_path = by_path
-        app.router.routes[:0] = [Route(path, route, methods=[method]) for path, route in by_path.items()]
+        self._redirects = redirects
+        app.router.routes[:0] = [Route(path, route, methods=[method]) for (method, path), route in by_path.items()]
+        app.router.routes.append(Route("/{code}", redirects, methods=_FOLLOWING))
         self.routes = app.routes
+        self._pages = frozenset(route.path for route in app.routes if isinstance(route, Route))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._by_path.get(scope["path"]) if scope["method"] == self._method else None
+        route = self._route(scope["method"], scope["path"])
         if route is None:
             return await self._app(scope, receive, send)
         scope["endpoint"] = route
@@ -56,6 +62,11 @@ class Direct:
             await http.problem_answer(Request(scope), http.problem_of(error))(scope, receive, send)
         except ClientDisconnect:
             await http.nobody_reads()(scope, receive, send)
+
+    def _route(self, method: str, path: str) -> ASGIApp | None:
+        if method in _FOLLOWING and could_be_a_link(path[1:]) and path not in self._pages:
+            return self._redirects
+        return self._by_path.get((method, path))
 
 
 def add_probes(app: FastAPI, service_name: str, readiness: http.Readiness) -> None:

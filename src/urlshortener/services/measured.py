@@ -5,12 +5,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
+from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from urlshortener.services.caller import header
 from urlshortener.services.door import Direct
-from urlshortener.services.http import INTERNAL, PROBLEM_TYPE
+from urlshortener.services.http import INTERNAL, problem_answer
 from urlshortener.telemetry import LOG, REQUEST_SECONDS, REQUESTS, exemplar, said_in_logs
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -53,7 +54,7 @@ class Measured:
         except Exception as error:
             LOG.error("unexpected_error", exc_info=error, extra=self._words(scope))
             if not status:
-                await _internal(watched)
+                await problem_answer(Request(scope), INTERNAL)(scope, receive, watched)
         finally:
             self._measure(scope, status, time.perf_counter() - started)
 
@@ -90,10 +91,3 @@ def _ids(scope: Scope) -> dict[str, str]:
     """What a client, or a proxy, calls this request; its trace stands in the log by itself."""
     given = header(scope, b"x-request-id")
     return {"request_id": given[:_LONGEST_ID]} if given else {}
-
-
-async def _internal(send: Send) -> None:
-    body = INTERNAL.as_json()
-    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

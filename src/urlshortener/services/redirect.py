@@ -15,6 +15,8 @@ from urlshortener.links.link import Destination
 from urlshortener.services.caller import Proxies, header
 from urlshortener.telemetry import FOUND_IN, REDIRECTS, current, spooling
 
+_FOUND = REDIRECTS.labels("found")
+
 
 def redirect_headers(link: Destination, referrer_policy: str) -> list[tuple[bytes, bytes]]:
     """All headers of a redirect, `Date` apart, in the order in which they are sent. There is no body."""
@@ -61,7 +63,7 @@ class Redirects:
             except ChannelUnavailable:  # only a strict spool says so
                 REDIRECTS.labels("unavailable").inc()
                 raise
-        REDIRECTS.labels("found").inc()
+        _FOUND.inc()
         headers = redirect_headers(link, self._referrer_policy)
         await send({"type": "http.response.start", "status": 307, "headers": headers})
         await send({"type": "http.response.body", "body": b""})

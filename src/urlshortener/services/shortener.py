@@ -12,7 +12,6 @@ import msgspec
 from fastapi import FastAPI, Query
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from urlshortener.errors import InvalidBody, InvalidParameter, NotFound
@@ -185,10 +184,12 @@ def shortener_app(
         request_id_header=request_id_header,
         now=now,
     )
-    app.router.routes.append(Route("/{code}", redirects, methods=["GET", "HEAD"]))  # last: any word matches
     making = directory, proxies, guard, public_url, now
-    direct = {creates.PATH: creates.CreateOne(*making), creates.BULK_PATH: creates.CreateMany(*making)}
-    return Measured(door.Direct(app, "POST", direct), SERVICE_NAME)
+    by_path = {
+        ("POST", creates.PATH): creates.CreateOne(*making),
+        ("POST", creates.BULK_PATH): creates.CreateMany(*making),
+    }
+    return Measured(door.Direct(app, by_path, redirects), SERVICE_NAME)
 
 
 def _add_links(app: FastAPI, links: _Links, admin: list[Any]) -> None:
