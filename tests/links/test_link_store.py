@@ -132,6 +132,11 @@ async def test_a_row_that_the_database_refuses_fails_only_its_own_draft(store: S
     assert set(await store.find_many(["ant", "bee", "dog"])) == {"ant", "dog"}
 
 
+async def test_a_link_is_found_as_it_was_made_whatever_stands_in_its_target(store: SqlLinkStore) -> None:
+    made = await add(store, draft("cat", 'https://a.example/"},{"\\u0041?a=\'%27', expires_at=NOW + timedelta(days=1)))
+    assert await store.find_many(["cat", '"', "dog"]) == {"cat": made}
+
+
 async def test_a_target_that_no_browser_would_send_is_refused_at_write(store: SqlLinkStore) -> None:
     (refused,) = await store.add_many([draft("cat", "https://a.example/\r\nSet-Cookie: x")])
     assert isinstance(refused, InvalidUrl)
@@ -140,16 +145,20 @@ async def test_a_target_that_no_browser_would_send_is_refused_at_write(store: Sq
         await store.change("cat", Change(target="javascript:alert(1)"), NOW)
 
 
+@pytest.mark.parametrize(
+    "target", ["https://a.example/\r\nSet-Cookie: x", 'https://a.example/"},{"\\\x7f', "https://é.example/"]
+)
 async def test_a_row_whose_target_is_not_safe_is_left_out_and_logged(
-    store: SqlLinkStore, connections: Database, caplog: pytest.LogCaptureFixture
+    store: SqlLinkStore, connections: Database, caplog: pytest.LogCaptureFixture, target: str
 ) -> None:
-    await add(store, draft())
+    kept = await add(store, draft("ant"))
+    await add(store, draft("cat"))
 
     async def spoil(connection: Any) -> None:
-        await connection.execute(sa.update(links).values(target="https://a.example/\r\nSet-Cookie: x"))
+        await connection.execute(sa.update(links).where(links.c.code == "cat").values(target=target))
 
     await connections.write(spoil)
-    assert await store.find_many(["cat"]) == {}
+    assert await store.find_many(["ant", "cat"]) == {"ant": kept}
     assert "link_not_safe" in caplog.text
 
 

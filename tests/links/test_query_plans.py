@@ -35,7 +35,7 @@ class Noted:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sent: list[tuple[str, Any]] = []
-        for name in ("insert", "among", "is_current", "announce", "listen", "close"):
+        for name in ("insert", "among", "find", "is_current", "announce", "listen", "close"):
             setattr(self, name, getattr(database, name))
 
     async def read(self, work: Work[T]) -> T:

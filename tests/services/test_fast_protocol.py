@@ -240,7 +240,7 @@ async def test_reading_pauses_while_much_is_unread(app: App, spool: ToldSpool, m
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         await asyncio.to_thread(raw.connect, door.socket.getsockname())
         raw.setblocking(False)
-        await until(lambda: made)
+        await until(lambda: made and made[0].transport)
         made[0].transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         asked = 0
         while not made[0].flow.write_paused:

@@ -433,7 +433,15 @@ async def test_a_defect_is_a_500_without_details_and_is_logged_once(
 ) -> None:
     async with asking(make_shortener(NoDatabase(RuntimeError("hunter2")), spool, clock, readiness)) as client:
         answers = [await client.get("/api/v1/urls/cat"), await client.get("/cat")]
+        page = await client.get("/cat", headers={"accept": "text/html"})
     for answer in answers:
         assert problem(answer)[:2] == (500, "INTERNAL")
+    assert (page.status_code, page.headers["content-type"]) == (500, "text/html; charset=utf-8")
+    for answer in [*answers, page]:
         assert "hunter2" not in answer.text and "Traceback" not in answer.text
-    assert [record.message for record in caplog.records] == ["unexpected_error"] * 2
+    assert [record.message for record in caplog.records] == ["unexpected_error"] * 3
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/health", "/ready", "/robots.txt"])
+async def test_a_page_is_not_taken_for_a_code(shortener: httpx.AsyncClient, path: str) -> None:
+    assert (await shortener.get(path)).status_code != 404

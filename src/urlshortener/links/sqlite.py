@@ -41,8 +41,8 @@ WRITE_SECONDS = 6.0
 SETTLE_SECONDS = 10.0
 
 
-# All links in one row: the driver takes the interpreter's lock anew for each row, and whoever answers visitors meanwhile
-# hands it over each time. It is one statement, however many codes are asked for.
+# All links come in one row: for each row the driver lets go of the interpreter's lock and takes it again, and the loop,
+# which answers visitors meanwhile, is interrupted each time. And it is one statement, however many codes are wanted.
 _FIND = text(
     """
     SELECT json_group_array(json_object(
