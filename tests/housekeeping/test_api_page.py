@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from tests.journeys.systems import System, all_in_one
+from urlshortener.events.event import EventId, decode
+from urlshortener.links.code import RESERVED
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "api.md").read_text()
 EXAMPLES = re.findall(r"^\$ (.*)\n(.*)$", PAGE, re.M)
@@ -50,6 +52,17 @@ def test_the_examples_print_what_the_page_says(running: System) -> None:
         )
         answer = _put(done.stdout.strip(), {real: written for written, real in places.items()})
         assert _without_chance(answer) == _without_chance(printed), command
+
+
+def test_the_page_names_all_reserved_codes() -> None:
+    words = PAGE.partition("Reserved codes, in capitals too:")[2].partition(".\n")[0]
+    assert set(re.findall(r"`(.*?)`", words)) == RESERVED
+
+
+def test_the_event_of_the_page_is_one() -> None:
+    (event,) = decode(re.findall(r"^```json\n(.*)$", PAGE, re.M)[0].encode())
+    assert event.id == EventId("0b5f3c1e9a7d4e62", 1)
+    assert None not in (event.user_agent, event.ip_address, event.referer, event.visitor)
 
 
 def _put(text: str, instead: dict[str, str]) -> str:
