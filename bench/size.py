@@ -36,11 +36,12 @@ TITLE = "Ten million links in a database"
 
 WHAT_LIMITS = (
     "a hundred thousand links (30 MB) fit in PostgreSQL's 256 MB of shared_buffers, and nearly in the processor's "
-    "cache; ten million (3 GB) fit in neither, so that a lookup reads two or three pages from the system's page cache, "
-    "and waits for memory: in SQLite 6 µs more for each. One tree instead of two (`WITHOUT ROWID`) would save a third "
-    "of that; `mmap`, larger pages and a larger cache of SQLite's own save nothing that shows. All files are read "
-    "before each turn, so that they are in the page cache, as they are where memory is enough. Without that, the kernel here drops pages that were not read for a while (DAMON), and the figures are of "
-    "its disk too: in the measurement before this one, 64 lookups in SQLite took 1.83 ×, redirects came to 0.90 ×."
+    "cache; ten million (3 GB) fit in neither, so that a lookup reads two or three pages from the system's page "
+    "cache, and waits for memory: in SQLite 6 µs more for each. One tree instead of two (`WITHOUT ROWID`) would save "
+    "a third of that; `mmap`, larger pages and a larger cache of SQLite's own save nothing that shows. All files are "
+    "read before each turn, so that they are in the page cache, as they are where memory is enough. Without that, the"
+    " kernel here drops pages that were not read for a while (DAMON), and the figures are of its disk too: in the "
+    "measurement before this one, 64 lookups in SQLite took 1.83 ×, redirects came to 0.90 ×."
 )
 
 
