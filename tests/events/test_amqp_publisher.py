@@ -69,6 +69,15 @@ def broker(rabbitmq: Rabbitmq, vhost: str) -> Broker:
     return broker_of(rabbitmq, vhost)
 
 
+@pytest.mark.parametrize(
+    ("events", "size", "seconds"), [(1, 400, 0.05), (64, 25_000, 0.01), (128, 50_000, 0), (20, 65_536, 0)]
+)
+def test_the_less_a_message_had_the_longer_the_next_waits(events: int, size: int, seconds: float) -> None:
+    publisher = AmqpPublisher(Broker([("127.0.0.1", 1)], "app", "", "/"), TOPOLOGY, MemorySpool())
+    batch = Batch(EPOCH, 0, events, b"x" * size, last_of_epoch=False, highest_seq=events)
+    assert publisher._gather_seconds(batch) == seconds
+
+
 async def test_everything_in_the_spool_comes_to_the_queue_and_leaves_the_spool(broker: Broker) -> None:
     spool = MemorySpool()
     spool.add(10_000)

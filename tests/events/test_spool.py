@@ -82,6 +82,24 @@ async def test_all_appends_of_a_turn_are_one_write(tmp_path: Path, monkeypatch: 
     assert batch.count == 64
 
 
+@pytest.mark.parametrize("disk_is_full", [False, True])
+async def test_visitors_who_say_as_much_as_they_may_make_no_large_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_is_full: bool
+) -> None:
+    """Whoever counts is handed a thousand of them at once."""
+    spool = opened(tmp_path)
+    if disk_is_full:
+        monkeypatch.setattr("urlshortener.events.spool._MEMORY_BYTES", _PLENTY)
+        spool._max_bytes = 0
+    for at_once in (300, 20, 20):
+        futures = [spool.append("cat", _AT, "é" * 512, "192.0.2.0", "é" * 1024, "9f2c") for _ in range(at_once)]
+        await asyncio.gather(*futures)
+    batches = await taken(spool)
+    assert {identity for batch in batches for identity in identities(batch)} == {(spool.epoch, n) for n in range(340)}
+    assert max(len(batch.body) for batch in batches) <= 256 * 1024
+    assert len(batches) < 10
+
+
 async def test_what_is_not_done_is_given_out_again_after_a_rewind(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     for _ in range(3):

@@ -29,6 +29,7 @@ _GATHER_SECONDS = 0.05
 _SHORT_GATHER_SECONDS = 0.01
 _WELL_FILLED = 64  # events of a message
 _FULL = 128  # whole frames seldom fill one to the last event
+_FULL_BYTES = 64 * 1024  # of visitors who say much, fewer are as many
 _MOST_MESSAGES_UNCONFIRMED = 64
 _MOST_BYTES_UNCONFIRMED = 1 << 20
 # A quorum that elects a leader confirms late, not never: in unlucky orders it takes ten seconds.
@@ -118,7 +119,7 @@ class AmqpPublisher:
         A consumer holds its messages for seconds before it acknowledges them, and holds a thousand at most: messages of
         few events have to be few. So there are some thirty a second at most, unless they are well filled.
         """
-        if last.count >= _FULL:  # there may be more than one message takes
+        if last.count >= _FULL or len(last.body) >= _FULL_BYTES:  # there may be more than one message takes
             return 0.0
         if last.count >= _WELL_FILLED or self._spool.is_strict:  # where visitors wait for it
             return _SHORT_GATHER_SECONDS

@@ -19,8 +19,8 @@ from urlshortener.events.event import AccessEvent, NotAnEvent, Progress, decode
 from urlshortener.events.traces import Arrival, arrived
 from urlshortener.telemetry import BROKER_CONNECTED, DEAD_LETTERS, LOG
 
-# Messages that may be out and not acknowledged. RabbitMQ bounds them by number only; one of ours is 256 events at the
-# most, and then usually 64 KiB. Enough for a thousand messages to wait the seconds that a late acknowledgement takes.
+# Messages that may be out and not acknowledged. RabbitMQ bounds them by number only; one of ours is 256 events and
+# 256 KiB at the most. Enough for a thousand messages to wait the seconds that a late acknowledgement takes.
 _PREFETCH = 1000
 _ANSWER_SECONDS = 10.0
 _GOODBYE_SECONDS = 1.0

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +30,7 @@ __all__ = ["Batch", "Spool"]
 
 _SEGMENT_BYTES = 8 * 1024 * 1024
 _MOST_EVENTS_OF_A_FRAME = 256  # what the publisher puts into one message
+_MOST_BYTES_OF_A_FRAME = 256 * 1024  # where visitors say much: the broker has a thousand out with each who counts
 _MEMORY_BYTES = 4 * 1024 * 1024
 _CURSOR_SECONDS = 0.1
 _LOOK_AROUND_SECONDS = 3.0
@@ -187,12 +188,12 @@ class Spool:
             self._arrived.set()
 
     def _frames(self, events: list[bytes]) -> list[Frame]:
-        first_seq, written_ms = self._next_seq - len(events), int(self._turn_began * 1000)
-        return [
-            Frame(first_seq + start, len(part), written_ms, b",".join(part))
-            for start in range(0, len(events), _MOST_EVENTS_OF_A_FRAME)
-            if (part := events[start : start + _MOST_EVENTS_OF_A_FRAME])
-        ]
+        seq, written_ms = self._next_seq - len(events), int(self._turn_began * 1000)
+        frames = []
+        for count, payload in _payloads(events):
+            frames.append(Frame(seq, count, written_ms, payload))
+            seq += count
+        return frames
 
     def _write(self, frames: list[Frame]) -> bool:
         if self._is_closed or not frames:
@@ -290,10 +291,12 @@ class Spool:
     def _take_from_memory(self, most: int) -> Batch:
         """Many turns' events at once: else few of them would leave in a second."""
         parts = [self._in_memory.popleft()]
-        count = parts[0].count
+        count, size = parts[0].count, len(parts[0].body)
         while self._in_memory:
             following = self._in_memory[0]
-            if following.first_seq != parts[0].first_seq + count or count + following.count > most:
+            size += len(following.body)
+            is_next = following.first_seq == parts[0].first_seq + count
+            if not is_next or count + following.count > most or size > _MOST_BYTES_OF_A_FRAME:
                 break
             parts.append(self._in_memory.popleft())
             count += following.count
@@ -469,3 +472,20 @@ class _EventIds:
 
     def of(self, seq: int) -> str:
         return f"{self.start}{seq & 0xFFFFFFFF:08x}"
+
+
+def _payloads(events: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """So many events, and they: each as much as a frame may hold."""
+    for start in range(0, len(events), _MOST_EVENTS_OF_A_FRAME):
+        yield from _halved(events[start : start + _MOST_EVENTS_OF_A_FRAME])
+
+
+def _halved(events: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Where they are of visitors who say much."""
+    payload = b",".join(events)
+    if len(events) == 1 or len(payload) <= _MOST_BYTES_OF_A_FRAME:
+        yield len(events), payload
+    else:
+        half = len(events) // 2
+        yield from _halved(events[:half])
+        yield from _halved(events[half:])
