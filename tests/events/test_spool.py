@@ -83,13 +83,10 @@ async def test_all_appends_of_a_turn_are_one_write(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("disk_is_full", [False, True])
-async def test_visitors_who_say_as_much_as_they_may_make_no_large_messages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_is_full: bool
-) -> None:
+async def test_visitors_who_say_as_much_as_they_may_make_no_large_messages(tmp_path: Path, disk_is_full: bool) -> None:
     """Whoever counts is handed a thousand of them at once."""
     spool = opened(tmp_path)
     if disk_is_full:
-        monkeypatch.setattr("urlshortener.events.spool._MEMORY_BYTES", _PLENTY)
         spool._max_bytes = 0
     for at_once in (300, 20, 20):
         futures = [spool.append("cat", _AT, "é" * 512, "192.0.2.0", "é" * 1024, "9f2c") for _ in range(at_once)]

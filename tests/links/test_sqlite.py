@@ -1,9 +1,12 @@
 """What is particular to links in one file."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,21 @@ async def test_a_migration_may_run_beside_an_open_store(tmp_path: Path) -> None:
         assert not (await sqlite.migrate(path)).database_is_newer
         (made,) = await store.add_many([draft()])
         assert isinstance(made, Link)
+
+
+@pytest.mark.parametrize("written", ["2027-01-01", "2027-01-01 00:00", "2027-01-01T00:00:00Z"])
+async def test_a_time_that_somebody_else_wrote_otherwise_is_read_and_spoils_no_other_lookup(
+    tmp_path: Path, written: str
+) -> None:
+    path = tmp_path / "links.db"
+    await sqlite.migrate(path)
+    async with opened(sqlite.open_store(path)) as store:
+        _, dog = await store.add_many([draft("cat"), draft("dog")])
+        with contextlib.closing(sqlite3.connect(path)) as by_hand, by_hand:
+            by_hand.execute("UPDATE links SET expires_at = ? WHERE code = 'cat'", (written,))
+        found = await store.find_many(["cat", "dog"])
+    assert found["cat"].expires_at == datetime(2027, 1, 1, tzinfo=UTC)
+    assert found["dog"] == dog
 
 
 async def test_a_folder_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:

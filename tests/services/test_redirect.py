@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from tests.services.conftest import Clock, ToldSpool, asking, make_shortener
 from tests.services.test_shortener import created, problem
 from urlshortener.events import strict
 from urlshortener.events.spool import Spool
+from urlshortener.links.directory import Directory
 from urlshortener.services.http import Readiness
 from urlshortener.services.redirect import redirect_headers
 from urlshortener.telemetry import REDIRECTS, REGISTRY
@@ -30,6 +32,31 @@ async def test_a_visitor_is_sent_to_exactly_the_kept_address(shortener: httpx.As
         "content-length": "0",
     }
     assert answer.content == b""
+
+
+async def test_neither_making_a_link_nor_following_it_asks_the_framework(
+    shortener: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastapi.FastAPI.__call__", None)
+    await created(shortener, code="cat")
+    assert (await shortener.get("/cat")).status_code == (await shortener.head("/cat")).status_code == 307
+    assert (await shortener.get("/dog")).status_code == 404
+
+
+async def test_a_path_that_begins_otherwise_is_no_code(
+    directory: Directory, spool: ToldSpool, clock: Clock, readiness: Readiness
+) -> None:
+    app = make_shortener(directory, spool, clock, readiness)
+    async with asking(app) as client:
+        await created(client, code="cat")
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "*cat", "query_string": b"", "headers": [], "app": app}
+    await app(scope, AsyncMock(), send)
+    assert sent[0]["status"] == 404
 
 
 @pytest.mark.parametrize("accept", [BROWSER, "*/*"])

@@ -445,3 +445,4 @@ async def test_a_defect_is_a_500_without_details_and_is_logged_once(
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/health", "/ready", "/robots.txt"])
 async def test_a_page_is_not_taken_for_a_code(shortener: httpx.AsyncClient, path: str) -> None:
     assert (await shortener.get(path)).status_code != 404
+    assert (await shortener.head(path)).status_code != 404

@@ -55,7 +55,7 @@ class NotAnEvent(ValueError):
 
 LONGEST_USER_AGENT = 512  # characters: of what a browser says about itself no more is kept than anybody will read
 LONGEST_REFERER = 1024
-_LARGEST_BODY_BYTES = 2 * 1024 * 1024  # ours are of 256 KiB at the most
+_LARGEST_BODY_BYTES = 2 * 1024 * 1024  # ours are of 256 KiB at the most; those of versions before, of 0.9 MiB
 _FIRST_YEAR, _LAST_YEAR = 1970, 2099  # what every store can keep; beyond, a clock is broken
 
 # Printable, and no comma: two headers joined into one are no id.

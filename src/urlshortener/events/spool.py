@@ -294,7 +294,7 @@ class Spool:
         count, size = parts[0].count, len(parts[0].body)
         while self._in_memory:
             following = self._in_memory[0]
-            size += len(following.body)
+            size += 1 + len(following.body)  # with the comma
             is_next = following.first_seq == parts[0].first_seq + count
             if not is_next or count + following.count > most or size > _MOST_BYTES_OF_A_FRAME:
                 break

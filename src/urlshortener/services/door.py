@@ -64,7 +64,7 @@ class Direct:
             await http.nobody_reads()(scope, receive, send)
 
     def _route(self, method: str, path: str) -> ASGIApp | None:
-        if method in _FOLLOWING and could_be_a_link(path[1:]) and path not in self._pages:
+        if method in _FOLLOWING and path[:1] == "/" and could_be_a_link(path[1:]) and path not in self._pages:
             return self._redirects
         return self._by_path.get((method, path))
 

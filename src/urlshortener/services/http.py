@@ -128,7 +128,7 @@ def problem_of(error: UrlShortenerError) -> Problem:
 
 def problem_answer(request: Request, problem: Problem) -> Response:
     """The problem as the one who asked can read it."""
-    if not request.url.path.startswith("/api/") and pages.wants_page(request.headers.getlist("accept")):
+    if not request.scope["path"].startswith("/api/") and pages.wants_page(request.headers.getlist("accept")):
         return pages.page(pages.problem_page(problem.status), problem.status, {**_NOT_KEPT, **problem.headers})
     return Response(problem.as_json(), problem.status, {**_NOT_KEPT, **problem.headers}, PROBLEM_TYPE)
 
