@@ -106,7 +106,7 @@ async def test_a_torn_write_that_cannot_be_cut_costs_no_other(tmp_path: Path, mo
             lambda file, data: write(file, data[:50]) if len(data) > 50 else full(),
         )
         patch.setattr("urlshortener.events.segment.os.ftruncate", full)
-        patch.setattr("urlshortener.events.spool._MEMORY_BYTES", 0)
+        patch.setattr("urlshortener.events.memory.MOST_BYTES_IN_MEMORY", 0)
         await appended(spool)
     await appended(spool)
     epoch = spool.epoch

@@ -52,7 +52,7 @@ async def test_who_waits_too_long_is_refused_and_his_visit_is_kept(
 
 
 async def test_who_cannot_be_kept_at_all_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("urlshortener.events.spool._MEMORY_BYTES", 0)
+    monkeypatch.setattr("urlshortener.events.memory.MOST_BYTES_IN_MEMORY", 0)
     spool = opened(tmp_path, max_bytes=1)
     began = time.monotonic()
     with pytest.raises(ChannelUnavailable):

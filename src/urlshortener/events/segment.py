@@ -7,6 +7,7 @@ payload  the events as JSON objects, joined by commas
 import contextlib
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _HEADER = struct.Struct("<4sI")
 _REST = struct.Struct("<IIQQ")
 _OVERHEAD_BYTES = _HEADER.size + _REST.size
 _LARGEST_PAYLOAD_BYTES = 16 * 1024 * 1024
+MOST_EVENTS = 256  # of a frame that is written: what the publisher puts into one message
+MOST_BYTES = 256 * 1024  # and where visitors say much: the broker has a thousand out with each who counts
 _USUAL_EVENT_BYTES = 512
 
 
@@ -41,6 +44,27 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     def packed(self) -> bytes:
         rest = _REST.pack(len(self.payload), self.count, self.first_seq, self.written_ms)
         return b"".join((_HEADER.pack(MAGIC, crc32(self.payload, crc32(rest))), rest, self.payload))
+
+
+def framed(events: list[bytes], seq: int, written_ms: int) -> list[Frame]:
+    """These events, the first of which has this number."""
+    frames = []
+    for start in range(0, len(events), MOST_EVENTS):
+        for count, payload in _halved(events[start : start + MOST_EVENTS]):
+            frames.append(Frame(seq, count, written_ms, payload))
+            seq += count
+    return frames
+
+
+def _halved(events: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """So many events, and they, joined: in halves, until each is small enough."""
+    payload = b",".join(events)
+    if len(events) == 1 or len(payload) <= MOST_BYTES:
+        yield len(events), payload
+    else:
+        half = len(events) // 2
+        yield from _halved(events[:half])
+        yield from _halved(events[half:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ import math
 import os
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from urlshortener.errors import WrongSetting
 from urlshortener.events.epoch import EPOCH_NAME, Batch, Epoch, Held, OtherVersion, is_held
 from urlshortener.events.event import Plain, encode, encode_plain
-from urlshortener.events.segment import Frame
+from urlshortener.events.memory import Memory
+from urlshortener.events.segment import Frame, framed
 from urlshortener.events.strict import Confirmations
 from urlshortener.telemetry import (
     EPOCHS_ADOPTED,
@@ -29,9 +29,6 @@ from urlshortener.telemetry import (
 __all__ = ["Batch", "Spool"]
 
 _SEGMENT_BYTES = 8 * 1024 * 1024
-_MOST_EVENTS_OF_A_FRAME = 256  # what the publisher puts into one message
-_MOST_BYTES_OF_A_FRAME = 256 * 1024  # where visitors say much: the broker has a thousand out with each who counts
-_MEMORY_BYTES = 4 * 1024 * 1024
 _CURSOR_SECONDS = 0.1
 _LOOK_AROUND_SECONDS = 3.0
 _TRY_AGAIN_SECONDS = 60.0
@@ -79,9 +76,7 @@ class Spool:
         self._turn: list[bytes] = []
         self._turn_began = 0.0
         self._written: _Written | None = None
-        self._in_memory: deque[Batch] = deque()
-        self._in_memory_taken: dict[int, Batch] = {}
-        self._in_memory_bytes = 0
+        self._in_memory = Memory()
         self._arrived = asyncio.Event()
         self._confirmations = Confirmations() if strict else None
         self._cursor_timer: asyncio.TimerHandle | None = None
@@ -172,7 +167,7 @@ class Spool:
         events, written = self._turn, self._written
         self._turn, self._written = [], None
         self._own.accepted(self._next_seq - 1, int(self._turn_began * 1000))
-        frames = self._frames(events)
+        frames = framed(events, self._next_seq - len(events), int(self._turn_began * 1000))
         if self._confirmations is not None:
             self._confirmations.wait(written, range(self._next_seq - len(events), self._next_seq))
         try:
@@ -186,14 +181,6 @@ class Spool:
             if self._confirmations is None:
                 written.set_result(None)
             self._arrived.set()
-
-    def _frames(self, events: list[bytes]) -> list[Frame]:
-        seq, written_ms = self._next_seq - len(events), int(self._turn_began * 1000)
-        frames = []
-        for count, payload in _payloads(events):
-            frames.append(Frame(seq, count, written_ms, payload))
-            seq += count
-        return frames
 
     def _write(self, frames: list[Frame]) -> bool:
         if self._is_closed or not frames:
@@ -212,21 +199,17 @@ class Spool:
 
     def _keep_in_memory(self, frames: list[Frame]) -> None:
         for frame in frames:
-            if self._is_closed or self._in_memory_bytes + len(frame.payload) > _MEMORY_BYTES:
-                self._drop(frame)
-                continue
             kept = Batch(self.epoch, frame.first_seq, frame.count, frame.payload, False, self._own.highest_seq)
-            self._in_memory.append(kept)
-            self._in_memory_bytes += len(frame.payload)
+            if self._is_closed or not self._in_memory.keep(kept):
+                self._drop(frame)
 
     def _write_memory(self) -> None:
         """As much of what waits there as the disk takes."""
         while self._in_memory:
-            kept = self._in_memory[0]
+            kept = self._in_memory.first
             if not self._write([Frame(kept.first_seq, kept.count, int(self._clock() * 1000), kept.body)]):
                 return
-            self._in_memory.popleft()
-            self._in_memory_bytes -= len(kept.body)
+            self._in_memory.forget_first()
             EVENTS_SPOOLED.inc(kept.count)
 
     def _try_disk_later(self) -> None:
@@ -275,7 +258,7 @@ class Spool:
         if self._clock() - self._looked_around > _LOOK_AROUND_SECONDS or (self._saw_more and has_room):
             self._look_around()
         if self._in_memory:
-            return self._take_from_memory(min(most, _MOST_EVENTS_OF_A_FRAME))
+            return self._in_memory.take(most, self._own.highest_seq)
         too_old_before_ms = int((self._clock() - _TOO_OLD_SECONDS) * 1000)
         for epoch in self._sending():
             try:
@@ -287,24 +270,6 @@ class Spool:
                 return batch
             self._finish(epoch)
         return None
-
-    def _take_from_memory(self, most: int) -> Batch:
-        """Many turns' events at once: else few of them would leave in a second."""
-        parts = [self._in_memory.popleft()]
-        count, size = parts[0].count, len(parts[0].body)
-        while self._in_memory:
-            following = self._in_memory[0]
-            size += 1 + len(following.body)  # with the comma
-            is_next = following.first_seq == parts[0].first_seq + count
-            if not is_next or count + following.count > most or size > _MOST_BYTES_OF_A_FRAME:
-                break
-            parts.append(self._in_memory.popleft())
-            count += following.count
-        body = b",".join([part.body for part in parts])
-        self._in_memory_bytes += len(parts) - 1  # the commas
-        taken = Batch(self.epoch, parts[0].first_seq, count, body, False, self._own.highest_seq)
-        self._in_memory_taken[taken.first_seq] = taken
-        return taken
 
     def _sending(self) -> list[Epoch]:
         return [*self._epochs.values(), self._own]
@@ -365,8 +330,7 @@ class Spool:
             return  # its folders may be another's by now: sent again, and not counted again
         if self._confirmations is not None and batch.epoch == self.epoch:
             self._confirmations.done(batch)
-        if batch.epoch == self.epoch and batch.first_seq in self._in_memory_taken:
-            self._in_memory_bytes -= len(self._in_memory_taken.pop(batch.first_seq).body)
+        if batch.epoch == self.epoch and self._in_memory.done(batch):
             return
         epoch = self._own if batch.epoch == self.epoch else self._epochs.get(batch.epoch)
         if epoch is None:
@@ -385,13 +349,9 @@ class Spool:
         """Take again from the first that is not done."""
         for epoch in self._sending():
             epoch.rewind()
-        self._take_back_into_memory()
+        self._in_memory.take_back()
         self._try_disk_later()
         self._arrived.set()
-
-    def _take_back_into_memory(self) -> None:
-        self._in_memory.extendleft(reversed(self._in_memory_taken.values()))
-        self._in_memory_taken.clear()
 
     def end_epoch(self) -> None:
         """Nobody appends any more: let the last batch say so, or one of its own where all others are gone.
@@ -409,8 +369,8 @@ class Spool:
         The ends of closed epochs are counted too, until somebody has been told of them; what is still to be adopted is
         one more.
         """
-        in_memory = sum(batch.count for batch in (*self._in_memory, *self._in_memory_taken.values()))
-        return len(self._turn) + in_memory + self._saw_more + sum(epoch.unsent for epoch in self._sending())
+        on_disk = sum(epoch.unsent for epoch in self._sending())
+        return len(self._turn) + self._in_memory.events + self._saw_more + on_disk
 
     def set_aside(self, line: bytes) -> None:
         """Keep what no reader of events could read, a line of JSON each, for a person to look at."""
@@ -437,10 +397,10 @@ class Spool:
         if self._is_closed:
             return
         self._write_turn()
-        self._take_back_into_memory()
+        self._in_memory.take_back()
         self._write_memory()  # the last chance of what no disk had taken
-        EVENTS_UNSPOOLED.inc(sum(batch.count for batch in self._in_memory))
-        self._in_memory.clear()
+        EVENTS_UNSPOOLED.inc(self._in_memory.events)
+        self._in_memory = Memory()
         self._is_closed = True
         for timer in (self._cursor_timer, self._disk_timer):
             if timer is not None:
@@ -472,20 +432,3 @@ class _EventIds:
 
     def of(self, seq: int) -> str:
         return f"{self.start}{seq & 0xFFFFFFFF:08x}"
-
-
-def _payloads(events: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """So many events, and they: each as much as a frame may hold."""
-    for start in range(0, len(events), _MOST_EVENTS_OF_A_FRAME):
-        yield from _halved(events[start : start + _MOST_EVENTS_OF_A_FRAME])
-
-
-def _halved(events: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Where they are of visitors who say much."""
-    payload = b",".join(events)
-    if len(events) == 1 or len(payload) <= _MOST_BYTES_OF_A_FRAME:
-        yield len(events), payload
-    else:
-        half = len(events) // 2
-        yield from _halved(events[:half])
-        yield from _halved(events[half:])
