@@ -37,12 +37,11 @@ TITLE = "Ten million links in a database"
 WHAT_LIMITS = (
     "a hundred thousand links (30 MB) fit in PostgreSQL's 256 MB of shared_buffers, and nearly in the processor's "
     "cache; ten million (3 GB) fit in neither, so that a lookup reads one or two pages from the system's page cache"
-    " in PostgreSQL, three or four in SQLite, and waits for memory: there, 6 µs more for each. One tree instead of "
-    "two (`WITHOUT ROWID`) would save a third of that; `mmap`, larger pages and a larger cache of SQLite's own save"
-    " nothing that shows. All files are read before each turn, so that they are in the page cache, as they are "
-    "where memory is enough. Without that, the kernel here drops pages that were not read for a while (DAMON), and "
-    "the figures are of its disk too: so measured on 2026-11-28, 64 lookups in SQLite took 1.83 ×, redirects came "
-    "to 0.90 ×."
+    " in PostgreSQL, three or four in SQLite, and waits for memory: in SQLite, 6 µs more for each link. One tree "
+    "instead of two (`WITHOUT ROWID`) would save less than 2 of them; `mmap`, larger pages and a larger cache of "
+    "SQLite's own save nothing that shows. All files are read before each turn, so that they are in the page cache,"
+    " as they are where memory is enough. Where it is not, as where a kernel drops pages that were not read for a "
+    "while (this one does), the disk decides."
 )
 
 

@@ -188,7 +188,7 @@ def _event(written: _Written) -> AccessEvent:
         written.ip_address,
         referer and referer[:LONGEST_REFERER],
         written.visitor,
-        _request_id(written.request_id),
+        None if written.seq is None else _request_id(written.request_id),  # a stranger's is an unknown field
     )
 
 

@@ -58,7 +58,7 @@ WORKERS_REPLACED = _counter("workers_replaced_total", "Worker processes that end
 
 # links
 REDIRECTS = _counter("redirects_total", "Redirects by how they ended: found, gone, unknown, unavailable.", "outcome")
-FAST_REDIRECTS = _counter("redirects_fast_total", "Redirects that took the fast way, without any framework.")
+FAST_REDIRECTS = _counter("redirects_fast_total", "Redirects that took the fast way, before the HTTP parser.")
 CACHE_LOOKUPS = _counter(
     "link_cache_lookups_total", "Lookups of links by what the cache held: fresh, expired, absent.", "held"
 )
