@@ -103,9 +103,8 @@ class SqliteDatabase:
         wanted = {"codes": msgspec.json.encode(codes).decode()}
         try:
             return _found((await connection.execute(_FIND, wanted)).scalar_one())
-        except (
-            msgspec.ValidationError
-        ):  # a time that somebody wrote otherwise than we do: the long way reads more of them
+        except msgspec.ValidationError:
+            # Somebody wrote a time otherwise than we do: the long way reads more of them.
             return await links_where(connection, self.among(links.c.code, codes))
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
